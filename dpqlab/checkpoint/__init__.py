@@ -1,0 +1,1 @@
+"""Save and load compressed models; nothing that a file says is believed before it is checked."""

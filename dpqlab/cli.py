@@ -1,0 +1,140 @@
+"""The ``dpqlab`` command: finds the subcommand, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 2 bad input or something missing (one line on stderr says what), 130 stopped by
+Ctrl-C. A traceback means a bug in dpqlab. Only the module of the chosen command is imported, so
+``dpqlab --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn, Protocol
+
+from dpqlab import __version__
+from dpqlab.errors import ConfigError, DPQError
+
+COMMANDS = {
+    "models": "list the models that are bundled",
+    "compress": "compress a model with a preset or a codec of your own",
+    "inspect": "say what a model stores, layer by layer, in bits",
+    "sample": "draw images from one model, or from several with the same seed",
+    "evaluate": "measure how good and how true to its teacher a model is",
+    "demo": "compress the bundled model now and write a report to look at",
+    "doctor": "say what this machine can do, and what is missing",
+}
+
+EXTRAS = {
+    "rich": "cli",
+    "plotly": "cli",
+    "numba": "fast",
+    "diffusers": "diffusers",
+    "accelerate": "diffusers",
+    "PIL": "diffusers",
+}
+"""The extra of the package that installs a module."""
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class Command(Protocol):
+    """What a module of :mod:`dpqlab.commands` offers."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's description and arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it; return the exit code."""
+        ...
+
+
+class Help(argparse.HelpFormatter):
+    """Wraps paragraphs, and leaves alone those that hold an indented line (examples)."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(
+            part if "\n  " in part else textwrap.fill(part, width) for part in paragraphs
+        )
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are a :class:`ConfigError`; options are never abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": Help, "allow_abbrev": False} | settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments."""
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+
+def build_parser(chosen: str | None = None) -> Parser:
+    """Build the parser; only the command ``chosen`` gets its arguments (and its imports)."""
+    parser = Parser(
+        prog="dpqlab",
+        description="Shrink diffusion transformers to one bit per weight, and see how.",
+        epilog="Start with `dpqlab demo`. `dpqlab COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"dpqlab {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = commands.add_parser(name, help=summary)
+        if name == chosen:
+            module: Command = import_module(f"dpqlab.commands.{name}")  # pyright: ignore
+            module.configure(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    prefix = f"dpqlab {chosen}" if chosen in COMMANDS else "dpqlab"
+    stay_offline()
+    try:
+        args = build_parser(chosen).parse_args(arguments)
+        return args.run(args)
+    except SystemExit as stop:  # --help and --version
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        return complain(prefix, "stopped", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # `dpqlab models | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + getattr(signal, "SIGPIPE", 13)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return complain(prefix, f"needs {error.name}: pip install 'dpqlab[{extra}]'")
+    except DPQError as error:
+        return complain(prefix, str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return complain(prefix, f"{where}{error.strerror or error}")
+
+
+def complain(prefix: str, message: str, code: int = EXIT_BAD_INPUT) -> int:
+    """Write one line to stderr and return ``code``."""
+    sys.stderr.write(f"{prefix}: {' '.join(message.split())}\n")
+    return code
+
+
+def stay_offline() -> None:
+    """Keep the libraries below from the network and from printing; the user's own settings win."""
+    for name, value in {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DIFFUSERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)
+    # decided here once and for all: telemetry is never on
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

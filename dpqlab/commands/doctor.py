@@ -1,0 +1,179 @@
+"""``dpqlab doctor``: what this machine can do, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+
+from dpqlab import __version__
+from dpqlab.checkpoint import is_compressed, verify
+from dpqlab.commands.expected import CALIBRATED, SOURCE
+from dpqlab.commands.terminal import Terminal, add_json_argument
+from dpqlab.diffusion.models import ASSETS, bundled
+from dpqlab.errors import DPQError
+from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference, quick_reference
+from dpqlab.kernels.dispatch import backends
+
+EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
+    "diffusers": (("diffusers", "loading and sampling models"), ("accelerate", "offloading")),
+    "cli": (("rich", "this command"), ("plotly", "the report's figures")),
+    "fast": (("numba", "fast k-means on the CPU"),),
+    "lab": (
+        ("jupyterlab", "the notebooks"),
+        ("ipywidgets", "their widgets"),
+        ("anywidget", "their live figures"),
+    ),
+    "app": (("gradio", "the app"),),
+}
+"""Optional packages and what they are for, by the extra that installs them."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Say what this machine can do and what is missing: versions, CPU, GPUs, compute backends, "
+        "optional packages with the extra that installs each, bundled models (every file is "
+        "checked), free disk. Missing optional things are no error."
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, and report."""
+    terminal = Terminal(as_json=args.json)
+    found = {
+        "dpqlab": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu(),
+        "gpus": gpus(),
+        "backends": [
+            {"name": b.name, "available": b.available, "reason": b.reason} for b in backends()
+        ],
+        "packages": packages(),
+        "assets": assets(),
+        "free_disk_bytes": shutil.disk_usage(Path.cwd()).free,
+    }
+    found["missing"] = missing(found)
+    if args.json:
+        terminal.emit(found)
+    else:
+        show(terminal, found)
+    return 0
+
+
+def cpu() -> dict[str, int]:
+    """Count cores this process may use, torch's threads, and threads numba may start."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cores": usable or 1, "torch_threads": torch.get_num_threads()}
+
+
+def gpus() -> list[dict[str, Any]]:
+    """List CUDA devices with their memory in bytes."""
+    if not torch.cuda.is_available():
+        return []
+    listed = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        listed.append({"name": properties.name, "memory_bytes": properties.total_memory})
+    return listed
+
+
+def packages() -> list[dict[str, Any]]:
+    """List optional packages: version or None, what for, and the extra that installs them."""
+    return [
+        {"name": name, "version": _version(name), "for": purpose, "extra": extra}
+        for extra, members in EXTRAS.items()
+        for name, purpose in members
+    ]
+
+
+def assets() -> list[dict[str, Any]]:
+    """Check every bundled thing; ``problem`` is None where all is well."""
+    entries = bundled() if ASSETS.is_dir() else ()
+    checks: dict[str, Any] = {entry.name: lambda e=entry: _check_model(e.path) for entry in entries}
+    for name in (SOURCE, *CALIBRATED):
+        checks.setdefault(name, None)
+    checks |= {
+        "feature network": bundled_feature_net,
+        "reference statistics": bundled_reference,
+        "quick reference": quick_reference,
+    }
+    return [{"name": name, "problem": _problem(check)} for name, check in checks.items()]
+
+
+def missing(found: dict[str, Any]) -> list[str]:
+    """Say in sentences what is missing and how to get it."""
+    said = []
+    for extra in EXTRAS:
+        gone = [
+            p["name"] for p in found["packages"] if p["extra"] == extra and p["version"] is None
+        ]
+        if gone:
+            said.append(f"{', '.join(gone)}: pip install 'dpqlab[{extra}]'")
+    for asset in found["assets"]:
+        if asset["problem"]:
+            said.append(f"{asset['name']}: {asset['problem']}")
+    return said
+
+
+def show(terminal: Terminal, found: dict[str, Any]) -> None:
+    """Lay it out for a person."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("dpqlab", f"{found['dpqlab']}, Python {found['python']}, torch {found['torch']}")
+    cores, threads = found["cpu"]["cores"], found["cpu"]["torch_threads"]
+    table.add_row("CPU", f"{found['platform']}, {cores} cores, torch uses {threads} threads")
+    names = [f"{gpu['name']} ({gpu['memory_bytes'] / 1e9:.0f} GB)" for gpu in found["gpus"]]
+    table.add_row("GPU", ", ".join(names) or "none that torch can use: everything runs on the CPU")
+    table.add_row("free disk", f"{found['free_disk_bytes'] / 1e9:.1f} GB")
+    for backend in found["backends"]:
+        table.add_row(f"backend {backend['name']}", _mark(backend["available"], backend["reason"]))
+    for package in found["packages"]:
+        text = package["version"] or f"missing: pip install 'dpqlab[{package['extra']}]'"
+        line = _mark(package["version"] is not None, f"{text}, for {package['for']}")
+        table.add_row(package["name"], line)
+    for asset in found["assets"]:
+        table.add_row(asset["name"], _mark(not asset["problem"], asset["problem"] or "intact"))
+    terminal.say(table)
+    terminal.say("\nMissing:" if found["missing"] else "\nNothing is missing.")
+    for line in found["missing"]:
+        terminal.say(f"  {line}")
+
+
+def _mark(good: bool, text: str) -> Text:
+    return Text.assemble(("ok  ", "green") if good else ("no  ", "yellow"), text)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _check_model(folder: Path) -> None:
+    if is_compressed(folder) or (folder / "manifest.json").is_file():
+        verify(folder)
+
+
+def _problem(check: Any) -> str | None:
+    """Run a check and return what it complained about; None for a check that is no check."""
+    if check is None:
+        return "not bundled in this installation"
+    try:
+        check()
+    except (DPQError, OSError) as error:
+        return str(error)
+    return None

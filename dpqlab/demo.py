@@ -1,0 +1,293 @@
+"""The demo: compress the bundled model now, sample everything from the same seeds, write a report.
+
+What is shown is what was measured: models compressed here are saved, loaded back from disk, and
+sampled from what was loaded; their size is that of the files.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpqlab import __version__
+from dpqlab.commands.classes import class_names
+from dpqlab.commands.compress import origin_of, write
+from dpqlab.commands.drawing import draw
+from dpqlab.commands.terminal import Meter, Terminal
+from dpqlab.commands.expected import CALIBRATED, SOURCE
+from dpqlab.commands.measure import stored_dtype, stored_ledger
+from dpqlab.core import CodebookCodec
+from dpqlab.diffusion.models import bundled, load_pipeline, resolve, weight_bytes
+from dpqlab.diffusion.sampling import SampleRequest
+from dpqlab.errors import ConfigError
+from dpqlab.evaluation.bundled import bundled_feature_net
+from dpqlab.evaluation.features import FeatureNet, extract
+from dpqlab.evaluation.fidelity import agreement, feature_cosine, psnr
+from dpqlab.evaluation.projection import DIT_XL_2, project, ratio_at
+from dpqlab.evaluation.rate_distortion import (
+    GROUP,
+    RateDistortionPoint,
+    curve_codecs,
+    rate_distortion_points,
+)
+from dpqlab.nn.linear import CompressedLinear, PackedLinear
+from dpqlab.nn.plan import kind_of, preset
+from dpqlab.nn.surgery import compress_steps
+from dpqlab.report import ModelRow, Report, RunFacts, Scaling, render
+
+PRESETS = ("rtn-2bit", "vq-2bit", "pq-2bit", "rtn-1bit", "vq-1bit", "pq-1bit")
+CURVE_KINDS = ("attn1.to_q", "ff.net.0.proj", "norm1.linear")
+
+# Rough seconds on two cores, for the time left; the bar corrects itself as it goes.
+STEP_SECONDS = 0.45
+COMPRESS_SECONDS = {"rtn": 2.0, "vq": 12.0, "pq": 6.0}
+CURVE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What the demo does.
+
+    Parameters
+    ----------
+    out
+        Folder for ``report.html``, ``summary.json`` and ``models/``.
+    source
+        Full-precision model.
+    calibrated
+        Compressed models to show beside those that are compressed now.
+    steps, guidance, seed
+        Of sampling; the seed is k-means' too.
+    """
+
+    out: Path
+    source: str = SOURCE
+    calibrated: tuple[str, ...] = CALIBRATED
+    steps: int = 20
+    guidance: float = 1.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be sampled, before anything is loaded."""
+        SampleRequest(labels=(0,), seed=self.seed, steps=self.steps, guidance=self.guidance)
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"{self.out} is a file: expected a folder, or a name to create one")
+
+
+def run_demo(config: DemoConfig, terminal: Terminal, net: FeatureNet | None = None) -> Report:
+    """Run the demo and write its files into ``config.out``.
+
+    Parameters
+    ----------
+    net
+        Classifier for the fidelity columns; default: the one bundled with the source.
+
+    Raises
+    ------
+    ConfigError
+        If a bundled model is missing.
+    """
+    started = time.perf_counter()
+    check_assets(config)
+    demo = _Demo(config, net or bundled_feature_net(config.source))
+    with terminal.progress("Demo", demo.expected_seconds) as meter:
+        rows = demo.rows(meter)
+        points = demo.points(meter)
+    report = Report(
+        rows=rows,
+        classes=demo.classes,
+        points=points,
+        group_size=GROUP,
+        scalings=tuple(demo.scalings(rows)),
+        facts=facts_of(config, time.perf_counter() - started),
+    )
+    config.out.mkdir(parents=True, exist_ok=True)
+    _write(config.out / "report.html", render(report))
+    _write(config.out / "summary.json", json.dumps(report.to_dict(), indent=2, allow_nan=False))
+    return report
+
+
+def check_assets(config: DemoConfig) -> None:
+    """Say what is missing before any work is done."""
+    resolve(config.source)
+    names = {entry.name for entry in bundled()}
+    missing = [name for name in config.calibrated if name not in names and not Path(name).is_dir()]
+    if missing:
+        raise ConfigError(
+            f"the calibrated models {', '.join(missing)} are not in this installation: expected "
+            "them under dpqlab/assets; clone the repository again, `dpqlab doctor` says more"
+        )
+
+
+class _Demo:
+    """The steps of a run, which share the teacher and what it drew."""
+
+    def __init__(self, config: DemoConfig, net: FeatureNet) -> None:
+        self.config, self.net = config, net
+        self.folder = resolve(config.source)
+        self.teacher = load_pipeline(config.source)
+        self.classes = class_names(self.teacher.transformer.config)
+        self.request = SampleRequest(
+            labels=tuple(range(len(self.classes))),
+            seed=config.seed,
+            steps=config.steps,
+            guidance=config.guidance,
+        )
+        self.codecs: dict[str, Mapping[str, CodebookCodec]] = {}
+
+    @property
+    def expected_seconds(self) -> float:
+        """A guess at the whole run, the unit of the progress bar."""
+        models = 1 + len(PRESETS) + len(self.config.calibrated)
+        compressing = sum(COMPRESS_SECONDS[name.partition("-")[0]] for name in PRESETS)
+        return models * self.config.steps * STEP_SECONDS + compressing + CURVE_SECONDS
+
+    def rows(self, meter: Meter) -> tuple[ModelRow, ...]:
+        """Compress, load and sample every model, then compare with the teacher."""
+        rows = [self._row(self.config.source, self.folder, meter, self.teacher)]
+        for name in PRESETS:
+            folder = self._compress(name, meter)
+            rows.append(self._row(name, folder, meter, load_pipeline(folder)))
+        for name in self.config.calibrated:
+            rows.append(self._row(name, resolve(name), meter, load_pipeline(name)))
+        return tuple([rows[0], *(self._compared(row, rows[0].images) for row in rows[1:])])
+
+    def points(self, meter: Meter) -> tuple[RateDistortionPoint, ...]:
+        """Encode three layers of the middle block with many codecs."""
+        block = len(self.teacher.transformer.transformer_blocks) // 2
+        weights = {
+            kind: self.teacher.transformer.get_submodule(
+                f"transformer_blocks.{block}.{kind}"
+            ).weight
+            for kind in CURVE_KINDS
+        }
+        codecs = curve_codecs()
+        found: list[RateDistortionPoint] = []
+        for point in rate_distortion_points(weights, codecs, seed=self.config.seed):
+            found.append(point)
+            share = 1 / (len(weights) * len(codecs))
+            meter.advance(CURVE_SECONDS * share, f"rate and distortion of {point.layer}")
+        return tuple(found)
+
+    def scalings(self, rows: tuple[ModelRow, ...]) -> list[Scaling]:
+        """Work out what the calibrated codecs would make of DiT-XL/2, the smallest first."""
+        chosen = [row for row in rows if row.group == "calibrated"] or [
+            row for row in rows if row.family in ("VQ", "PQ")
+        ]
+        return [
+            Scaling(
+                row=row,
+                larger=DIT_XL_2.name,
+                there=project(self.codecs[row.name], DIT_XL_2),
+                same_bits=ratio_at(row.bits, DIT_XL_2),
+            )
+            for row in sorted(chosen, key=lambda row: -row.ratio_fp32)
+        ]
+
+    def _compress(self, name: str, meter: Meter) -> Path:
+        plan = preset(name)
+        pipeline = copy.copy(self.teacher)
+        pipeline.transformer = copy.deepcopy(self.teacher.transformer)
+        records = []
+        for record in compress_steps(pipeline.transformer, plan, seed=self.config.seed):
+            records.append(record)
+            share = COMPRESS_SECONDS[name.partition("-")[0]] / record.total
+            meter.advance(share, f"compressing with {name}")
+        origin = origin_of(self.config.source, self.folder) | {"seed": self.config.seed}
+        folder = self.config.out / "models" / name
+        write(pipeline, folder, records, plan, origin, overwrite=True)
+        return folder
+
+    def _row(self, name: str, folder: Path, meter: Meter, pipeline: Any) -> ModelRow:
+        started = time.perf_counter()
+        images = draw(
+            pipeline, self.request, meter=meter, unit=STEP_SECONDS, note=f"sampling {name}"
+        )
+        model = pipeline.transformer
+        packed = {n: m.codec for n, m in model.named_modules() if isinstance(m, PackedLinear)}
+        self.codecs[name] = {
+            kind_of(n): m.codec for n, m in model.named_modules() if isinstance(m, CompressedLinear)
+        }
+        spoken = sorted({codec.describe() for codec in packed.values()})
+        family, bits = family_and_rate(name) if packed else ("Full precision", None)
+        return ModelRow(
+            name=name,
+            family=family,
+            group=_group(name, bool(packed)),
+            nominal_bits=bits,
+            codec="; ".join(spoken) or str(stored_dtype(folder)).removeprefix("torch."),
+            ledger=stored_ledger(model, folder),
+            bytes_on_disk=weight_bytes(folder),
+            images=images,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _compared(self, row: ModelRow, wanted: Tensor) -> ModelRow:
+        mine, theirs = extract(self.net, row.images), extract(self.net, wanted)
+        return replace(
+            row,
+            psnr=float(psnr(row.images.numpy(), wanted.numpy()).mean()),
+            feature_cosine=float(feature_cosine(mine.features, theirs.features).mean()),
+            agreement=agreement(mine.predictions, theirs.predictions),
+        )
+
+
+def family_and_rate(name: str) -> tuple[str, int | None]:
+    """Read "PQ", 1 off a name that ends in ``pq-1bit``."""
+    family, _, rate = name.rpartition("-")
+    return family.rpartition("-")[2].upper(), int(rate.removesuffix("bit"))
+
+
+def facts_of(config: DemoConfig, seconds: float) -> RunFacts:
+    """Collect how the run was made."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    command = "dpqlab demo"
+    for name in ("seed", "steps", "guidance"):
+        if getattr(config, name) != getattr(DemoConfig, name):
+            command += f" --{name} {getattr(config, name)}"
+    return RunFacts(
+        when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        versions={"dpqlab": __version__, "python": platform.python_version()} | _versions(),
+        machine=f"{cores} CPU cores, {platform.system()} {platform.machine()}",
+        seed=config.seed,
+        steps=config.steps,
+        guidance=config.guidance,
+        scheduler="DDIM",
+        seconds=seconds,
+        command=command,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("torch", "diffusers", "numba", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _group(name: str, packed: bool) -> Any:
+    if not packed:
+        return "full"
+    return "uncalibrated" if name in PRESETS else "calibrated"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old one or the new one, never half of it."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

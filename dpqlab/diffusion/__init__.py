@@ -1,0 +1,29 @@
+"""Sampling: schedules, the step generator, the diffusers pipeline, the bundled models.
+
+diffusers is imported when a scheduler or a pipeline is first made, not before.
+"""
+
+from dpqlab.diffusion.models import ModelEntry, bundled, load_pipeline, resolve
+from dpqlab.diffusion.sampling import (
+    SampleRequest,
+    SampleStep,
+    initial_noise,
+    sample_images,
+    sample_steps,
+    to_uint8,
+)
+from dpqlab.diffusion.schedules import make_scheduler
+
+__all__ = [
+    "ModelEntry",
+    "SampleRequest",
+    "SampleStep",
+    "bundled",
+    "initial_noise",
+    "load_pipeline",
+    "make_scheduler",
+    "resolve",
+    "sample_images",
+    "sample_steps",
+    "to_uint8",
+]

@@ -1,0 +1,1 @@
+"""Layers with packed weights, and the surgery that puts them into a model."""

@@ -1,0 +1,181 @@
+"""What to compress, and how: rules from layer names to codecs, and the presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+import torch
+
+from dpqlab.core import CodebookCodec, Codec, ScalarCodec
+from dpqlab.errors import ConfigError
+
+FloatName = Literal["bfloat16", "float16", "float32"]
+FLOAT_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(FloatName)}
+
+EMBEDDER_REASON = "embedder: one tied copy, outside the blocks' budget"
+OUTSIDE_REASON = "outside the transformer blocks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Which codec the layers with a matching name get.
+
+    Attributes
+    ----------
+    pattern
+        Shell pattern on the module's full name (``*`` also matches dots), case-sensitive.
+    codec
+        The codec, or None to keep the layer.
+    reason
+        Why a layer is kept; shown in the list of skipped layers.
+    """
+
+    pattern: str
+    codec: Codec | None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that cannot match."""
+        if not self.pattern:
+            raise ConfigError(
+                "a rule has an empty pattern: expected a shell pattern such as '*.to_q'"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which Linears to compress, and how to store the rest.
+
+    Attributes
+    ----------
+    rules
+        The first rule whose pattern matches a layer's name decides; a layer that no rule matches is
+        kept.
+    rest_dtype
+        Storage dtype of every parameter that is kept. ``compress_`` rounds them to it.
+    bias_dtype
+        Storage dtype of the biases of compressed layers.
+    name
+        For reports.
+    """
+
+    rules: tuple[Rule, ...]
+    rest_dtype: FloatName = "bfloat16"
+    bias_dtype: FloatName = "float16"
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        """Refuse an impossible plan."""
+        if not any(rule.codec for rule in self.rules):
+            raise ConfigError(f"plan {self.name!r} compresses nothing: give a rule with a codec")
+        for field in ("rest_dtype", "bias_dtype"):
+            if getattr(self, field) not in FLOAT_DTYPES:
+                raise ConfigError(
+                    f"{field} is {getattr(self, field)!r}: expected one of "
+                    f"{', '.join(FLOAT_DTYPES)}"
+                )
+
+    def codec_for(self, name: str) -> tuple[Codec | None, str]:
+        """Return the codec of the layer ``name``, or None and the reason why it is kept."""
+        for rule in self.rules:
+            if fnmatchcase(name, rule.pattern):
+                reason = rule.reason or f"kept by the rule {rule.pattern!r}"
+                return rule.codec, "" if rule.codec else reason
+        return None, f"no rule of the plan {self.name!r} matches"
+
+    @classmethod
+    def for_blocks(
+        cls,
+        codecs: Codec | Mapping[str, Codec | None],
+        *,
+        blocks: str = "transformer_blocks",
+        rest_dtype: FloatName = "bfloat16",
+        bias_dtype: FloatName = "float16",
+        name: str = "custom",
+    ) -> Plan:
+        """Compress the Linears of a model's blocks, but neither the embedder nor the ends.
+
+        Parameters
+        ----------
+        codecs
+            One codec for all layers, or codecs by pattern on the kind (``"attn1.*"``,
+            ``"ff.net.2"``; see :func:`kind_of`), the first match wins; None keeps the kind.
+        blocks
+            Name of the list of blocks.
+        """
+        by_kind = codecs if isinstance(codecs, Mapping) else {"*": codecs}
+        rules = [Rule(pattern="*.norm1.emb.*", codec=None, reason=EMBEDDER_REASON)]
+        rules += [
+            Rule(pattern=f"{blocks}.*.{kind}", codec=codec) for kind, codec in by_kind.items()
+        ]
+        rules.append(Rule(pattern=f"{blocks}.*", codec=None))
+        rules.append(Rule(pattern="*", codec=None, reason=OUTSIDE_REASON))
+        return cls(rules=tuple(rules), rest_dtype=rest_dtype, bias_dtype=bias_dtype, name=name)
+
+
+def kind_of(name: str) -> str:
+    """Return what a layer is within its block: its name after the block's index.
+
+    Examples
+    --------
+    >>> kind_of("transformer_blocks.3.ff.net.0.proj")
+    'ff.net.0.proj'
+    >>> kind_of("proj_out_1")
+    'proj_out_1'
+    """
+    _, inside = split_block_name(name)
+    return inside or name
+
+
+def split_block_name(name: str) -> tuple[str, str]:
+    """Split a name at its first number: the path of the list of blocks, and the path in the block.
+
+    Both are empty when there is no number, or nothing behind it.
+    """
+    parts = name.split(".")
+    for index, part in enumerate(parts[:-1]):
+        if part.isdecimal():
+            return ".".join(parts[:index]), ".".join(parts[index + 1 :])
+    return "", ""
+
+
+def _pq(d: int, k: int) -> CodebookCodec:
+    return CodebookCodec(d=d, k=k, scope="position", row_scale=True)
+
+
+def _vq(d: int, k: int) -> CodebookCodec:
+    return CodebookCodec(d=d, k=k, scope="layer")
+
+
+_PRESETS: dict[str, Codec] = {
+    "rtn-2bit": ScalarCodec(bits=2, group_size=384),
+    "vq-2bit": _vq(d=4, k=256),
+    "pq-2bit": _pq(d=4, k=32),
+    "rtn-1bit": ScalarCodec(bits=1, group_size=192),
+    "vq-1bit": _vq(d=8, k=256),
+    "pq-1bit": _pq(d=6, k=16),
+}
+
+
+def presets() -> dict[str, Plan]:
+    """Return the ready-made plans by name; their "bits" are nominal, the ledger has true bits."""
+    return {name: Plan.for_blocks(codec, name=name) for name, codec in _PRESETS.items()}
+
+
+def preset(name: str) -> Plan:
+    """Return one of :func:`presets`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no preset of that name.
+    """
+    try:
+        return presets()[name]
+    except KeyError:
+        raise ConfigError(
+            f"no preset is called {name!r}: expected one of {', '.join(_PRESETS)}"
+        ) from None

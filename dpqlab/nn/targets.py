@@ -1,0 +1,176 @@
+"""Find the layers that a plan compresses, and refuse what cannot work before anything changes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dpqlab.core import CodebookCodec, Codec, position_count
+from dpqlab.errors import ConfigError
+from dpqlab.nn.accounting import kept_tensors
+from dpqlab.nn.linear import PackedLinear
+from dpqlab.nn.plan import FLOAT_DTYPES, Plan, kind_of, split_block_name
+
+Statistics = Mapping[str, Tensor]
+"""Importance of every sub-vector of some layers, by layer name: (out, m), not negative."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A Linear that was kept, and why."""
+
+    name: str
+    shape: tuple[int, int]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Target:
+    """A Linear to compress, with all its names, and the key of the pool that it uses."""
+
+    names: tuple[str, ...]
+    linear: nn.Linear
+    codec: Codec
+    pool_key: str
+
+    @property
+    def name(self) -> str:
+        """The first name."""
+        return self.names[0]
+
+
+def skipped_layers(model: nn.Module, plan: Plan) -> tuple[Skipped, ...]:
+    """List the Linears that ``plan`` keeps, with the reason; a tied layer under its first name."""
+    skipped: list[Skipped] = []
+    for names, linear in _linears(model):
+        codec, reason = plan.codec_for(names[0])
+        if codec is not None and type(linear) is not nn.Linear:
+            reason = f"not a plain nn.Linear but {type(linear).__name__}"
+        if reason:
+            shape = (linear.out_features, linear.in_features)
+            skipped.append(Skipped(name=names[0], shape=shape, reason=reason))
+    return tuple(skipped)
+
+
+def targets_of(model: nn.Module, plan: Plan) -> list[Target]:
+    """List the Linears that ``plan`` compresses, in model order, each once."""
+    targets: list[Target] = []
+    for names, linear in _linears(model):
+        codec, _ = plan.codec_for(names[0])
+        if codec is not None and type(linear) is nn.Linear:
+            key = _pool_key(names[0], codec)
+            targets.append(Target(names=names, linear=linear, codec=codec, pool_key=key))
+    return targets
+
+
+def validate(
+    model: nn.Module, plan: Plan, targets: list[Target], statistics: Mapping[str, Tensor]
+) -> None:
+    """Raise :class:`ConfigError` for anything that would stop the surgery half way."""
+    packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
+    if packed:
+        raise ConfigError(f"{packed[0]} is compressed already: start from the full-precision model")
+    if not targets:
+        raise ConfigError(
+            f"plan {plan.name!r} matches no nn.Linear of {type(model).__name__}: check its patterns"
+        )
+    _validate_sharing(model, targets)
+    for target in targets:
+        _validate_layer(target, plan)
+    compressed = {id(p) for target in targets for p in target.linear.parameters()}
+    for name, tensor in kept_tensors(model):
+        if id(tensor) not in compressed and tensor.is_floating_point():
+            _validate_values(name, tensor, plan.rest_dtype)
+    _validate_statistics(targets, statistics)
+
+
+def _validate_layer(target: Target, plan: Plan) -> None:
+    linear, codec = target.linear, target.codec
+    if "" in target.names:
+        raise ConfigError(
+            "the model is itself a Linear, which cannot be replaced: wrap it in a module"
+        )
+    if not linear.weight.is_floating_point() or 0 in linear.weight.shape:
+        raise ConfigError(
+            f"{target.name} has a weight of {linear.weight.dtype}, shape "
+            f"{tuple(linear.weight.shape)}: expected floats, at least one"
+        )
+    size = codec.d if isinstance(codec, CodebookCodec) else codec.group_size
+    if size > linear.in_features:
+        raise ConfigError(
+            f"{target.name} has {linear.in_features} inputs, fewer than the {size} values that "
+            f"{codec.describe()} codes together: keep the layer, or use a smaller codec for it"
+        )
+    # codewords and scales are float16, whatever the dtype of the weight
+    _validate_values(f"{target.name}.weight", linear.weight, "float16")
+    if linear.bias is not None:
+        _validate_values(f"{target.name}.bias", linear.bias, plan.bias_dtype)
+
+
+def _validate_values(name: str, tensor: Tensor, stored: str) -> None:
+    if tensor.is_meta:
+        raise ConfigError(f"{name} is on the meta device: load the weights first")
+    largest = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+    if not largest <= torch.finfo(FLOAT_DTYPES[stored]).max:
+        raise ConfigError(
+            f"{name} holds a value of magnitude {largest}, which {stored} cannot store: expected "
+            f"finite values up to {torch.finfo(FLOAT_DTYPES[stored]).max:.6g}"
+        )
+
+
+def _validate_sharing(model: nn.Module, targets: list[Target]) -> None:
+    """Refuse parameters that a target shares with another module: compressing would split them."""
+    users = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    for target in targets:
+        if any(users[id(p)] > 1 for p in target.linear.parameters()):
+            raise ConfigError(
+                f"{target.name} shares a parameter with another module: keep it, or tie the modules"
+            )
+        if target.linear._forward_hooks or target.linear._forward_pre_hooks:
+            raise ConfigError(f"{target.name} has hooks, which would be lost: remove them first")
+
+
+def _validate_statistics(targets: list[Target], statistics: Mapping[str, Tensor]) -> None:
+    by_name = {target.name: target for target in targets}
+    for name, weights in statistics.items():
+        target = by_name.get(name)
+        if target is None or not isinstance(target.codec, CodebookCodec):
+            raise ConfigError(f"statistics for {name!r}, which no codebook compresses")
+        linear = target.linear
+        shape = (linear.out_features, position_count(linear.in_features, target.codec.d))
+        if tuple(weights.shape) != shape:
+            raise ConfigError(
+                f"statistics of {name} have shape {tuple(weights.shape)}: expected {shape}"
+            )
+        if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+            raise ConfigError(f"statistics of {name} hold negative or non-finite values")
+    members: dict[str, set[bool]] = defaultdict(set)
+    for target in targets:
+        members[target.pool_key].add(target.name in statistics)
+    mixed = [key for key, given in members.items() if len(given) > 1]
+    if mixed:
+        raise ConfigError(
+            f"statistics for only some of the layers that share the pool {mixed[0]!r}"
+        )
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Linear]]:
+    """Yield every Linear once, with all the names that it has (tied modules have several)."""
+    names: dict[nn.Linear, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Linear):
+            names[module].append(name)
+    for linear, found in names.items():
+        yield tuple(found), linear
+
+
+def _pool_key(name: str, codec: Codec) -> str:
+    """Name the pool of a layer: its own, or its kind's within the same list of blocks."""
+    if not (isinstance(codec, CodebookCodec) and codec.scope == "kind"):
+        return name
+    outer, _ = split_block_name(name)
+    return f"{outer}:{kind_of(name)}:{codec}"

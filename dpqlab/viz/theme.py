@@ -1,0 +1,49 @@
+"""One look for all figures: colour-blind-safe, transparent, readable on white and on black."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+# Okabe & Ito, "Color Universal Design" (2008)
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A"
+
+INK = "#7A7A7A"  # mid grey: at least 4:1 on white and on near-black
+RULE = "rgba(128, 128, 128, 0.25)"
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+FAMILY_COLOURS = {"RTN": PURPLE, "VQ": SKY, "PQ, grouped": GREEN, "PQ": VERMILION}
+FAMILY_SYMBOLS = {"RTN": "x", "VQ": "circle", "PQ, grouped": "square", "PQ": "diamond"}
+
+PARTS = {
+    "codes": (BLUE, "codes"),
+    "pool": (ORANGE, "codebooks"),
+    "scale": (GREEN, "scales"),
+    "bias": (PURPLE, "biases"),
+    "kept": (GREY, "kept in bf16"),
+}
+"""Colour and name of each part of a ledger."""
+
+
+def themed(figure: go.Figure, *, title: str, x: str, y: str, height: int = 380) -> go.Figure:
+    """Give ``figure`` its title, its axis titles with units, and the common look; return it."""
+    axis = {
+        "gridcolor": RULE,
+        "linecolor": RULE,
+        "zeroline": False,
+        "title_font_size": 13,
+        "automargin": True,
+    }
+    figure.update_layout(
+        title={"text": title, "font_size": 15, "x": 0, "xref": "paper", "xanchor": "left"},
+        font={"family": FONT, "size": 12, "color": INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        height=height,
+        margin={"l": 8, "r": 8, "t": 56, "b": 8},
+        legend={"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "title_text": ""},
+        hoverlabel={"font_family": FONT, "font_size": 13},
+    )
+    figure.update_xaxes(title_text=x, **axis)
+    figure.update_yaxes(title_text=y, **axis)
+    return figure

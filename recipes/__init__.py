@@ -1,0 +1,1 @@
+"""How every bundled asset was made; each module runs with `python -m recipes.<name>`."""

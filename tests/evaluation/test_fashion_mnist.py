@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpqlab.errors import CheckpointError, ConfigError, DPQError
+from dpqlab.evaluation.fashion_mnist import CLASSES, DEFAULT_FOLDER, read_idx, read_split
+
+LABELS = bytes((0, 0, 8, 1, 0, 0, 0, 3, 5, 6, 7))
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 80), ("test", 40)])
+def test_reads_a_split(data_folder, split, count):
+    images, labels = read_split(data_folder, split)
+    assert images.shape == (count, 1, 28, 28)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, np.arange(count) % len(CLASSES))
+    assert (images[np.arange(count), 0, 5, 2 * labels + 4] == 255).all()
+
+
+def test_a_missing_file_says_how_to_get_it(tmp_path):
+    with pytest.raises(ConfigError, match="dataset-fashion-mnist") as caught:
+        read_split(tmp_path, "train")
+    assert str(DEFAULT_FOLDER) in str(caught.value)
+
+
+def test_an_unknown_split_is_refused(data_folder):
+    with pytest.raises(ConfigError, match="'valid'"):
+        read_split(data_folder, "valid")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not gzip", "gzip"),
+        (gzip.compress(LABELS)[:-9], "gzip"),
+        (gzip.compress(b""), "starts with"),
+        (gzip.compress(LABELS[:6]), "starts with"),
+        (gzip.compress(b"\0\0\x0d\1" + LABELS[4:]), "00 00 0d 01"),
+        (gzip.compress(b"\0\0\x08\3" + LABELS[4:]), "expected 00 00 08 01"),
+        (gzip.compress(LABELS[:-1]), "holds 2"),
+        (gzip.compress(LABELS + b"\0"), "holds more"),
+        (gzip.compress(LABELS[:4] + b"\xff" * 4), "announces shape"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "labels.gz"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_idx(path, dimensions=1)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 28, 27)), np.zeros(2), "28, 27"),
+        (np.zeros((2, 28, 28)), np.zeros(3), "2 test images but 3 labels"),
+        (np.zeros((2, 28, 28)), np.full(2, 10), "reach 10"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(tmp_path, images, labels, message):
+    for name, items in (("images-idx3", images), ("labels-idx1", labels)):
+        shape = b"".join(side.to_bytes(4, "big") for side in items.shape)
+        header = bytes((0, 0, 8, items.ndim)) + shape
+        body = items.astype(np.uint8).tobytes()
+        (tmp_path / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(header + body))
+    with pytest.raises(CheckpointError, match=message):
+        read_split(tmp_path, "test")
+
+
+@settings(max_examples=60, deadline=None)
+@given(body=st.binary(max_size=40), prefix=st.booleans(), dimensions=st.integers(1, 3))
+def test_any_bytes_read_as_announced_or_are_refused(tmp_path_factory, body, prefix, dimensions):
+    path = tmp_path_factory.mktemp("t") / "x.gz"
+    path.write_bytes(gzip.compress((bytes((0, 0, 8, dimensions)) if prefix else b"") + body))
+    try:
+        items = read_idx(path, dimensions=dimensions)
+    except DPQError:
+        return
+    assert items.tobytes() == body[4 * dimensions :]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dpqlab.core import assign, kmeans
+from dpqlab.errors import BackendError
+from dpqlab.kernels import Backend, backends, best_assigner, best_clusterer, numba_available
+from dpqlab.kernels.dispatch import choose
+
+NUMBA = Backend(name="numba", devices=("cpu",), available=True, reason="here")
+MISSING = Backend(name="numba", devices=("cpu",), available=False, reason="numba is missing")
+TORCH = Backend(name="torch", devices=(), available=True, reason="the reference")
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "offered", "expected"),
+    [
+        ("cpu", None, [NUMBA, TORCH], "numba"),
+        ("cuda", None, [NUMBA, TORCH], "torch"),
+        ("cpu", None, [MISSING, TORCH], "torch"),
+        ("cpu", "torch", [NUMBA, TORCH], "torch"),
+        ("cpu", "numba", [NUMBA, TORCH], "numba"),
+    ],
+)
+def test_choice(device: str, wanted: str | None, offered: list[Backend], expected: str) -> None:
+    assert choose(device, wanted, offered) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "offered", "why"),
+    [
+        ("cpu", "numba", [MISSING, TORCH], "numba is missing"),
+        ("cuda", "numba", [NUMBA, TORCH], "cpu only"),
+        ("cpu", "abacus", [NUMBA, TORCH], "expected one of numba, torch"),
+    ],
+)
+def test_refusals_say_why(device: str, wanted: str, offered: list[Backend], why: str) -> None:
+    with pytest.raises(BackendError, match=why):
+        choose(device, wanted, offered)
+
+
+def test_the_variable_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPQLAB_BACKEND", "torch")
+    assert best_clusterer("cpu") is kmeans
+    assert best_assigner(torch.device("cpu")) is assign
+    monkeypatch.setenv("DPQLAB_BACKEND", "abacus")
+    with pytest.raises(BackendError, match="abacus"):
+        best_clusterer("cpu")
+
+
+def test_the_best_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DPQLAB_BACKEND", raising=False)
+    expected = "dpqlab.kernels.numba_kmeans" if numba_available() else "dpqlab.core.kmeans"
+    assert best_clusterer("cpu").__module__ == expected  # pyright: ignore[reportFunctionMemberAccess]
+    assert best_assigner("cpu").__module__ == expected  # pyright: ignore[reportFunctionMemberAccess]
+    assert best_clusterer("cuda") is kmeans
+
+
+def test_the_reference_is_always_there() -> None:
+    assert [b.name for b in backends() if b.available][-1] == "torch"

@@ -1,0 +1,78 @@
+"""What importing loads: `import dpqlab` nothing, and each layer no more than it needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "accelerate", "diffusers", "gradio", "huggingface_hub", "ipywidgets", "numba", "PIL", "plotly",
+    "rich", "scipy", "sklearn", "transformers", "triton",
+}  # fmt: skip
+
+# From the bottom up; each with the heavy packages that it may load when imported.
+LAYERS = {
+    "dpqlab.errors": set(),
+    "dpqlab.kernels": set(),
+    "dpqlab.nn": set(),
+    "dpqlab.checkpoint": set(),
+    "dpqlab.evaluation": {"scipy"},
+    "dpqlab.viz": {"plotly", "PIL"},
+}  # fmt: skip
+
+LOADED_BY_LAYER = """
+import importlib, json, sys
+import numpy, torch
+seen = set(sys.modules)
+report = {}
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    report[name] = sorted({module.partition(".")[0] for module in set(sys.modules) - seen})
+    seen = set(sys.modules)
+print(json.dumps(report))
+"""
+
+LOADED_BY_CORE = """
+import importlib, json, pkgutil, sys
+import numpy, torch
+seen = set(sys.modules)
+import dpqlab.core
+for module in pkgutil.walk_packages(dpqlab.core.__path__, "dpqlab.core."):
+    importlib.import_module(module.name)
+new = {module.partition(".")[0] for module in set(sys.modules) - seen}
+print(json.dumps(sorted(new - set(sys.stdlib_module_names))))
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    """Standard output of `code` in a fresh Python."""
+    command = [sys.executable, "-c", code, *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_importing_dpqlab_loads_no_package_at_all():
+    loaded = json.loads(run("import json, sys, dpqlab; print(json.dumps(sorted(sys.modules)))"))
+    assert "dpqlab" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & (HEAVY | {"torch", "numpy"})
+
+
+def test_core_loads_torch_and_numpy_only():
+    # Whatever torch and numpy load lazily once they are used belongs to them.
+    new = set(json.loads(run(LOADED_BY_CORE)))
+    assert not new & HEAVY
+    assert new <= {"dpqlab", "torch", "numpy"}
+
+
+@pytest.fixture(scope="module")
+def loaded_by_layer() -> dict[str, list[str]]:
+    return json.loads(run(LOADED_BY_LAYER, *LAYERS))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer_loads_only_what_it_needs(layer, loaded_by_layer):
+    assert set(loaded_by_layer[layer]) & HEAVY <= LAYERS[layer]

@@ -1,0 +1,1 @@
+"""What `make` runs: setting up, checking and locking. Not part of the package."""
