@@ -18,18 +18,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dpqlab import __version__
 from dpqlab.commands.classes import class_names
 from dpqlab.commands.compress import origin_of, write
 from dpqlab.commands.drawing import draw
-from dpqlab.commands.terminal import Meter, Terminal
 from dpqlab.commands.expected import CALIBRATED, SOURCE
+from dpqlab.commands.loading import load
 from dpqlab.commands.measure import stored_dtype, stored_ledger
+from dpqlab.commands.terminal import Meter, Terminal
 from dpqlab.core import CodebookCodec
-from dpqlab.diffusion.models import bundled, load_pipeline, resolve, weight_bytes
+from dpqlab.diffusion.models import bundled, resolve, weight_bytes
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.bundled import bundled_feature_net
@@ -42,10 +42,11 @@ from dpqlab.evaluation.rate_distortion import (
     curve_codecs,
     rate_distortion_points,
 )
-from dpqlab.nn.linear import CompressedLinear, PackedLinear
+from dpqlab.nn.linear import CompressedLinear, ScalarLinear
 from dpqlab.nn.plan import kind_of, preset
 from dpqlab.nn.surgery import compress_steps
-from dpqlab.report import ModelRow, Report, RunFacts, Scaling, render
+from dpqlab.report import ModelRow, Report, RunFacts, Scaling
+from dpqlab.viz.page import render
 
 PRESETS = ("rtn-2bit", "vq-2bit", "pq-2bit", "rtn-1bit", "vq-1bit", "pq-1bit")
 CURVE_KINDS = ("attn1.to_q", "ff.net.0.proj", "norm1.linear")
@@ -137,7 +138,7 @@ class _Demo:
     def __init__(self, config: DemoConfig, net: FeatureNet) -> None:
         self.config, self.net = config, net
         self.folder = resolve(config.source)
-        self.teacher = load_pipeline(config.source)
+        self.teacher = load(config.source)
         self.classes = class_names(self.teacher.transformer.config)
         self.request = SampleRequest(
             labels=tuple(range(len(self.classes))),
@@ -159,10 +160,10 @@ class _Demo:
         rows = [self._row(self.config.source, self.folder, meter, self.teacher)]
         for name in PRESETS:
             folder = self._compress(name, meter)
-            rows.append(self._row(name, folder, meter, load_pipeline(folder)))
+            rows.append(self._row(name, folder, meter, load(folder)))
         for name in self.config.calibrated:
-            rows.append(self._row(name, resolve(name), meter, load_pipeline(name)))
-        return tuple([rows[0], *(self._compared(row, rows[0].images) for row in rows[1:])])
+            rows.append(self._row(name, resolve(name), meter, load(name)))
+        return (rows[0], *(self._compared(row, rows[0].images) for row in rows[1:]))
 
     def points(self, meter: Meter) -> tuple[RateDistortionPoint, ...]:
         """Encode three layers of the middle block with many codecs."""
@@ -216,7 +217,7 @@ class _Demo:
             pipeline, self.request, meter=meter, unit=STEP_SECONDS, note=f"sampling {name}"
         )
         model = pipeline.transformer
-        packed = {n: m.codec for n, m in model.named_modules() if isinstance(m, PackedLinear)}
+        packed = {n: m.codec for n, m in model.named_modules() if isinstance(m, (CompressedLinear, ScalarLinear))}
         self.codecs[name] = {
             kind_of(n): m.codec for n, m in model.named_modules() if isinstance(m, CompressedLinear)
         }

@@ -245,7 +245,10 @@ def main() -> None:
     state.save(checkpoint)
     sample_sheet(state.ema, args.out / "samples.png")
     export(state, args.out / "fashion-dit")
-    settings = dataclasses.asdict(config) | {"steps_done": state.step, "seconds_done": state.elapsed}
+    settings = dataclasses.asdict(config) | {
+        "steps_done": state.step,
+        "seconds_done": state.elapsed,
+    }
     (args.out / "training.json").write_text(json.dumps(settings, default=str, indent=1))
 
 

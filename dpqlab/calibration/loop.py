@@ -35,7 +35,8 @@ class CalibrationConfig:
     batch
         Images a step.
     learning_rate
-        Of Adam, with a short warm-up and a cosine to zero.
+        Of Adam, relative to the size of what is trained: codewords, row scales and biases each move
+        at this rate times their own root mean square. Short warm-up, then a cosine to zero.
     feature_weight
         Weight of the block features beside the output error.
     label_drop
@@ -46,17 +47,20 @@ class CalibrationConfig:
         Steps between judgements.
     seed
         Of the batches.
+    cuda_graph
+        Replay a step as one CUDA graph; on a CPU it means nothing.
     """
 
     steps: int = 8000
     batch: int = 256
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 0.02
     warmup: int = 100
     feature_weight: float = 0.1
     label_drop: float = 0.15
     holdout: int = 1024
     every: int = 250
     seed: int = 0
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot run."""
@@ -151,11 +155,23 @@ class Distiller:
         self.device = batch.noisy.device
         self.masters = masters_of(student)
         on_gpu = self.device.type == "cuda"
-        rate = torch.tensor(0.0, device=self.device) if on_gpu else 0.0
+        groups = [self._group(part) for part in ("pool", "scale", "bias")]
         self.optimizer = torch.optim.Adam(
-            list(self.masters.values()), lr=rate, betas=(0.9, 0.99), capturable=on_gpu
+            [group for group in groups if group["params"]],
+            betas=(0.9, 0.99),
+            capturable=on_gpu,
+            fused=on_gpu,
         )
-        self.graph = self._capture() if on_gpu else None
+        self.graph = self._capture() if on_gpu and config.cuda_graph else None
+
+    def _group(self, part: str) -> dict[str, Any]:
+        """Return an optimiser group of all masters of a kind, with their root mean square."""
+        masters = [m for name, m in self.masters.items() if name.rpartition(".")[2] == part]
+        squares = [m.detach().square().mean() for m in masters]
+        size = torch.stack(squares).mean().sqrt().item() if masters else 0.0
+        # a tensor, because a graph reads the rate from where it was when it was captured
+        rate = torch.tensor(0.0, device=self.device)
+        return {"params": masters, "lr": rate, "size": size}
 
     def losses(self, batch: Batch) -> DistillationLoss:
         """Compare student and teacher on a batch."""
@@ -195,10 +211,7 @@ class Distiller:
     def step(self, batch: Batch, rate: float) -> None:
         """Take one step on ``batch`` at learning rate ``rate``."""
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            group["lr"].fill_(rate * group["size"])
         if self.graph is None:
             self.batch = batch
             self._step()

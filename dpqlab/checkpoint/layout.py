@@ -138,6 +138,8 @@ def _entries(folder: Path) -> Iterator[str]:
                             f"{folder} holds the unknown entry {shown(path)}: a compressed folder "
                             "holds its own files only; move it elsewhere"
                         )
+        except FileNotFoundError:
+            continue  # what is missing is named by the caller
         except OSError as error:
             raise CheckpointError(f"cannot list {folder / inside}: {error.strerror}") from None
 

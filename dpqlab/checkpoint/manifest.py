@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpqlab.checkpoint.documents import bounded, closed, dump_json, parse_json
+from dpqlab.checkpoint.documents import bounded, closed, dump_json, parse_json, shown
 from dpqlab.checkpoint.layout import MANIFEST, MAX_SHARD, list_files, opened, read_bytes
 from dpqlab.errors import CheckpointError
 
@@ -79,7 +79,9 @@ def check_listing(folder: Path) -> dict[str, FileRecord]:
     if sizes.keys() != records.keys():
         odd = min(sizes.keys() ^ records.keys())
         where = "in the folder but not in" if odd in sizes else "missing, but listed in"
-        raise CheckpointError(f"{odd!r} is {where} {MANIFEST}: the folder is not as it was saved")
+        raise CheckpointError(
+            f"{shown(odd)} is {where} {MANIFEST}: the folder is not as it was saved"
+        )
     for path, record in records.items():
         if sizes[path] != record.size:
             raise CheckpointError(

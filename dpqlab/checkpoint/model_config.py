@@ -77,6 +77,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "norm_eps": (0, 1),
 }
 _VERSION = re.compile(r"[0-9A-Za-z.+\-]{1,40}")
+_SETTING = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _WORD = re.compile(r"[A-Za-z0-9_+\-]{0,64}")
 
 
@@ -203,7 +204,7 @@ def check_scheduler_config(value: Json) -> dict[str, Json]:
     _check_version(fields, what)
     bounded(len(fields), f"{what}: the number of keys", 1, 100)
     for key, item in fields.items():
-        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,63}", key):
+        if not (key in ("_class_name", "_diffusers_version") or _SETTING.fullmatch(key)):
             raise CheckpointError(f"{what} has the key {shown(key)}: expected a setting's name")
         _check_setting(item, f"{what}: {key}")
     steps = fields.get("num_train_timesteps", 1000)

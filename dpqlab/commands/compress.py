@@ -14,9 +14,10 @@ import torch
 from dpqlab import __version__
 from dpqlab.checkpoint import is_compressed, save_compressed
 from dpqlab.commands.card import model_card
+from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal, add_json_argument, clock, megabytes
 from dpqlab.core import SCOPES, CodebookCodec, ModelLedger
-from dpqlab.diffusion.models import load_pipeline, resolve, weight_bytes
+from dpqlab.diffusion.models import resolve, weight_bytes
 from dpqlab.errors import ConfigError
 from dpqlab.nn.plan import Plan, preset, presets
 from dpqlab.nn.surgery import LayerRecord, compress_steps, ledger_of_model
@@ -37,7 +38,7 @@ LONGEST_NOTE = 4000  # characters of a provenance entry
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed:
-    """A compressed folder, and what it took: bytes, seconds, mean squared error over the weights."""
+    """A compressed folder, its size, the mean relative error of its weights, and the seconds."""
 
     path: Path
     ledger: ModelLedger
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     source = resolve(args.source)
     if is_compressed(source):
         raise ConfigError(f"{args.source} is compressed already: expected a full-precision model")
-    pipeline = load_pipeline(args.source)
+    pipeline = load(args.source)
     steps = compress_steps(pipeline.transformer, plan, seed=args.seed)
     records: list[LayerRecord] = []
     with terminal.progress(f"Compressing with {plan.name}", 1) as meter:

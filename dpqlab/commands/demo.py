@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     terminal.say(
         f"{clock(report.facts.seconds)}. Look at {config.out / 'report.html'} in a browser."
     )
+    last = report.rows[-1].name
     terminal.say(
-        f"Then: dpqlab sample {report.rows[-1].name} --seed 1, dpqlab inspect {report.rows[-1].name}, "
-        "dpqlab compress --help"
+        f"Then: dpqlab sample {last} --seed 1, dpqlab inspect {last}, dpqlab compress --help"
     )
     return 0
 
@@ -70,7 +70,7 @@ def results_table(report: Report) -> Table:
             table.add_row()
         group = row.group
         table.add_row(
-            row.title + (" calibrated" if group == "calibrated" else ""),
+            row.full_title,
             row.codec,
             f"{row.bits:.3f}",
             megabytes(row.bytes_on_disk),

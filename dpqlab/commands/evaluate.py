@@ -10,8 +10,8 @@ from rich.table import Table
 from torch import Tensor
 
 from dpqlab.commands.drawing import BATCH, add_device_argument, device_of, draw
+from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Meter, Terminal, add_json_argument
-from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.bundled import (
@@ -35,10 +35,11 @@ EXAMPLES = """examples:
   dpqlab evaluate fashion-dit-pq-1bit --quick
   dpqlab evaluate out/pq --images 10000 --steps 50 --teacher
 
---quick draws 2,000 images with 20 steps. On two CPU cores that is on the order of half an hour; the
-time left is shown, and Ctrl-C stops it. A GPU needs seconds. FCD, a Frechet distance in the features
-of the bundled classifier, depends on the number of images and steps: compare equal ones only, and
-never with an Inception FID.
+--quick draws 2,000 images with 20 steps. On two CPU cores that takes many minutes; the time left is
+shown, and Ctrl-C stops it. A GPU needs seconds.
+
+FCD is a Frechet distance in the features of the bundled classifier. It depends on the number of
+images and of steps: compare equal ones only, and never with an Inception FID.
 """
 
 
@@ -46,8 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
         "Draw thousands of images and compare them with real ones (FCD, precision, recall) and, "
-        "where the teacher's are known, with the teacher's at the same seeds (PSNR, feature cosine, "
-        "agreement, excess FCD). With --quick the bundled teacher's samples are used as recorded."
+        "where the teacher's are known, with the teacher's at the same seeds (PSNR, feature "
+        "cosine, agreement, excess FCD). --quick uses the bundled teacher's samples as recorded."
     )
     parser.epilog = EXAMPLES
     parser.add_argument("model", metavar="MODEL", help="a bundled name, or a folder")
@@ -77,19 +78,16 @@ def run(args: argparse.Namespace) -> int:
     device = device_of(args.device)
     net = bundled_feature_net(device=str(device))
     reference = bundled_reference()
-    pipeline = load_pipeline(args.model, device=device)
+    pipeline = load(args.model, device=device)
     check_images(pipeline, net, args.model)
     teacher = known_teacher(config, asked=args.teacher)
     draws_teacher = args.teacher is not None
     total = config.steps * _chunks(config) * (3 if draws_teacher else 1)
-    if not args.json:
-        terminal.say(
-            f"Drawing {config.images * (3 if draws_teacher else 1):,} images with {config.steps} steps on "
-            f"{device}; Ctrl-C stops."
-        )
+    count = config.images * (3 if draws_teacher else 1)
+    terminal.say(f"Drawing {count:,} images with {config.steps} steps on {device}; Ctrl-C stops.")
     with terminal.progress("Evaluating", total) as meter:
         if draws_teacher:
-            teacher_pipeline = load_pipeline(args.teacher, device=device)
+            teacher_pipeline = load(args.teacher, device=device)
             check_images(teacher_pipeline, net, args.teacher)
             sampler = sampler_of(teacher_pipeline, meter, f"teacher {args.teacher}")
             teacher = _last(draw_teacher_steps(sampler, net, config), TeacherSamples)
@@ -129,7 +127,7 @@ def check_images(pipeline: Any, net: FeatureNet, name: str) -> None:
 
 
 def known_teacher(config: EvaluationConfig, *, asked: str | None) -> TeacherSamples | None:
-    """Return the recorded teacher if it was drawn by the same protocol and no other was asked for."""
+    """Return the recorded teacher if its protocol is the same and no other was asked for."""
     if asked is not None or config.protocol() != EvaluationConfig.quick().protocol():
         return None
     return quick_reference()

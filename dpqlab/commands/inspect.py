@@ -11,10 +11,11 @@ from torch import nn
 from dpqlab.checkpoint import is_compressed, read_config
 from dpqlab.checkpoint.schema import QuantizationConfig
 from dpqlab.commands.compress import ERRORS
+from dpqlab.commands.loading import load
 from dpqlab.commands.measure import find_source, stored_ledger, weight_errors
 from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
 from dpqlab.core import CodebookCodec, LayerLedger, ModelLedger
-from dpqlab.diffusion.models import load_pipeline, resolve, weight_bytes
+from dpqlab.diffusion.models import resolve, weight_bytes
 from dpqlab.nn.linear import PackedLinear
 
 RECORDED = "recorded when it was compressed"
@@ -55,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
         f"{report['compressed_weights']:,} compressed weights"
     )
     terminal.say(
-        f"{megabytes(report['bytes_on_disk'])} on disk: {report['ratio_fp32']:.1f}x smaller than fp32 "
-        f"({megabytes(report['fp32_bytes'])}), {report['ratio_bf16']:.1f}x than bf16"
+        f"{megabytes(report['bytes_on_disk'])} on disk: {report['ratio_fp32']:.1f}x smaller than "
+        f"fp32 ({megabytes(report['fp32_bytes'])}), {report['ratio_bf16']:.1f}x than bf16"
     )
     if report["layers"]:
         rows = report["layers"] if args.layers else by_kind(report["layers"])
@@ -76,7 +77,7 @@ def inspect(model: str, *, source: str | None = None) -> dict[str, Any]:
         If a file is damaged.
     """
     folder = resolve(model)
-    transformer = load_pipeline(model).transformer
+    transformer = load(model).transformer
     ledger = stored_ledger(transformer, folder)
     stored = read_config(folder).quantization if is_compressed(folder) else None
     against, errors = (None, {}) if stored is None else _errors(transformer, source, stored)

@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from dpqlab.commands.loading import load
 from dpqlab.core import ModelLedger, relative_error
-from dpqlab.diffusion.models import bundled, load_pipeline
+from dpqlab.diffusion.models import bundled
 from dpqlab.errors import ConfigError
 from dpqlab.nn.linear import PackedLinear
 from dpqlab.nn.surgery import ledger_of_model
@@ -53,7 +54,7 @@ def weight_errors(model: nn.Module, source: str | Path) -> dict[str, float]:
     ConfigError
         If the two are not of the same shapes.
     """
-    dense = dict(load_pipeline(source).transformer.named_modules())
+    dense = dict(load(source).transformer.named_modules())
     errors = {}
     for name, module in model.named_modules():
         if not isinstance(module, PackedLinear):

@@ -45,7 +45,9 @@ def describe(entry: ModelEntry) -> dict[str, Any]:
     """Return what there is to say about a bundled model without loading its weights."""
     codecs: set[str] = set()
     if entry.kind == "compressed":
-        codecs = {layer.codec.describe() for layer in read_config(entry.path).quantization.layers.values()}
+        codecs = {
+            layer.codec.describe() for layer in read_config(entry.path).quantization.layers.values()
+        }
     return {
         "name": entry.name,
         "kind": entry.kind,

@@ -11,8 +11,8 @@ import torch
 
 from dpqlab.commands.classes import class_names, parse_classes
 from dpqlab.commands.drawing import add_device_argument, batches, device_of, draw
+from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal, add_json_argument, clock
-from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import SCHEDULERS, make_scheduler
 from dpqlab.errors import ConfigError
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     terminal = Terminal(as_json=args.json)
     check(args)
     device = device_of(args.device)
-    pipelines = [load_pipeline(model, device=device) for model in args.models]
+    pipelines = [load(model, device=device) for model in args.models]
     names = shared_classes(pipelines, args.models)
     chosen = (
         tuple(range(len(names))) if args.classes == "all" else parse_classes(args.classes, names)
@@ -124,7 +124,7 @@ def shared_classes(pipelines: list[Any], models: list[str]) -> tuple[str, ...]:
     for model, look in zip(models, looks, strict=True):
         if look != looks[0]:
             raise ConfigError(
-                f"{model} has {look[0]} classes of {look[1]}x{look[2]}x{look[2]} images, {models[0]} "
-                f"{looks[0][0]} of {looks[0][1]}x{looks[0][2]}x{looks[0][2]}: compare like with like"
+                f"{model} has (classes, channels, pixels) {look} and {models[0]} {looks[0]}: "
+                "only models of the same images fit one sheet"
             )
     return class_names(configs[0])

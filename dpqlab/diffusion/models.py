@@ -59,9 +59,8 @@ def bundled() -> tuple[ModelEntry, ...]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Return the bytes of all files that loading a model reads: weights, configs, scheduler."""
-    parts = [p for p in folder.rglob("*") if p.is_file()]
-    return sum(p.stat().st_size for p in parts if p.suffix in (".safetensors", ".json"))
+    """Return the bytes of a model's weight files."""
+    return sum(path.stat().st_size for path in (folder / "transformer").glob("*.safetensors"))
 
 
 def resolve(name_or_path: str | Path) -> Path:

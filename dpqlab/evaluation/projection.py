@@ -30,7 +30,7 @@ class Geometry:
     blocks
         Number of blocks.
     parameters
-        Of the whole model, each counted once; what is no block weight or block bias is kept in bf16.
+        Of the whole model, each once; what is no block weight or block bias is kept in bf16.
     """
 
     name: str
@@ -67,7 +67,7 @@ computed (Peebles & Xie, arXiv 2212.09748, table 1)."""
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """Bits that a model would take: codes, pool, scales, biases, and ``kept``, all outside the blocks."""
+    """Bits that a model would take: those of its blocks by part, and what is kept."""
 
     codes: int
     pool: int

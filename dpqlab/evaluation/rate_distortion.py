@@ -1,7 +1,7 @@
 """Rate and distortion of single weights: what each codec costs in bits, and what it loses.
 
-No calibration is involved: a weight is encoded, decoded and compared. The rate is a layer's true bits
-(codes, pool, scales and an fp16 bias over its weights), the distortion ``|W - W'|^2 / |W|^2``.
+No calibration is involved: a weight is encoded, decoded and compared. The rate is a layer's true
+bits (codes, pool, scales and an fp16 bias over its weights), the distortion ``|W - W'|^2 / |W|^2``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dpqlab.core import (
-    Codec,
     CodebookCodec,
+    Codec,
     ScalarCodec,
     decode,
     encode,

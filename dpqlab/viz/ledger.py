@@ -59,7 +59,12 @@ def ledger_bars(ledgers: Mapping[str, ModelLedger], *, title: str = "") -> go.Fi
             hovertemplate=f"{label}: %{{x:.3f}} MB, %{{customdata:.3f}} bits a compressed weight"
             "<extra>%{y}</extra>",
         )
-    figure.update_layout(barmode="stack", bargap=0.35)
+    for name, ledger in ledgers.items():
+        size = ledger.stored_bytes / 1e6
+        figure.add_annotation(
+            x=size, y=name, text=f"{size:.2f}", showarrow=False, xanchor="left", xshift=4
+        )
+    figure.update_layout(barmode="stack", bargap=0.35, legend_traceorder="normal")
     themed(
         figure,
         title=title or "What is stored",

@@ -62,7 +62,7 @@ def rate_distortion(points: Sequence[RateDistortionPoint], *, title: str = "") -
         )
     themed(
         figure,
-        title=title or f"{name}, {rows} × {columns}",  # noqa: RUF001 - a multiplication sign
+        title=title or f"{name}, {rows} × {columns}",
         x="true bits per weight",
         y="relative squared error",
     )

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dpqlab.checkpoint.documents import dump_json
 from dpqlab.checkpoint.layout import CONFIG, MANIFEST, SCHEDULER, SINGLE_SHARD
 from dpqlab.checkpoint.manifest import FileRecord, manifest_bytes, sha256_of
 from dpqlab.core import CodebookCodec, ScalarCodec
@@ -92,22 +91,21 @@ def seal(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(manifest_bytes(records))
 
 
-def json_edit(path: str, change: Callable[[Any], Any]) -> Edit:
-    """An edit of a JSON file: ``change`` mutates its value, or returns another."""
+def json_edit(path: str, change: Callable[[Any], object]) -> Edit:
+    """An edit of a JSON file: ``change`` mutates its value."""
 
     def edit(folder: Path) -> None:
         value = json.loads((folder / path).read_bytes())
-        changed = change(value)
-        text = json.dumps(value if changed is None else changed)
-        (folder / path).write_text(text)
+        change(value)
+        (folder / path).write_text(json.dumps(value))
         seal(folder)
 
     return edit
 
 
-def config_edit(change: Callable[[Any], Any]) -> Edit:
+def config_edit(change: Callable[[Any], object]) -> Edit:
     """An edit of quantization_config."""
-    return json_edit(CONFIG, lambda value: change(value["quantization_config"]) and None)
+    return json_edit(CONFIG, lambda value: change(value["quantization_config"]))
 
 
 def model_edit(**settings: Any) -> Edit:
@@ -127,7 +125,7 @@ def codec_edit(name: str, **settings: Any) -> Edit:
     return config_edit(lambda value: value["layers"][name]["codec"].update(settings))
 
 
-def tensor_edit(change: Callable[[dict[str, torch.Tensor]], None]) -> Edit:
+def tensor_edit(change: Callable[[dict[str, torch.Tensor]], object]) -> Edit:
     """An edit of the stored tensors."""
 
     def edit(folder: Path) -> None:
@@ -158,14 +156,14 @@ def bytes_edit(path: str, change: Callable[[bytes], bytes]) -> Edit:
     return edit
 
 
-def header_edit(change: Callable[[dict[str, Any]], Any]) -> Edit:
-    """An edit of a safetensors header; ``change`` mutates it or returns another."""
+def header_edit(change: Callable[[dict[str, Any]], object]) -> Edit:
+    """An edit of a safetensors header; ``change`` mutates it."""
 
     def edit_bytes(data: bytes) -> bytes:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
-        changed = change(header)
-        text = json.dumps(header if changed is None else changed).encode()
+        change(header)
+        text = json.dumps(header).encode()
         return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
     return bytes_edit(SINGLE_SHARD, edit_bytes)
@@ -181,7 +179,3 @@ def file_edit(path: str, content: bytes | str = b"x") -> Edit:
         seal(folder)
 
     return edit
-
-
-def canonical(value: Any) -> bytes:
-    return dump_json(value)

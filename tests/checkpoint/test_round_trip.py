@@ -117,7 +117,7 @@ def test_loading_in_another_dtype_changes_what_is_kept_only(
 
 
 def test_dtypes_that_models_do_not_have_are_refused(original: Path) -> None:
-    with pytest.raises(ConfigError, match="expected torch.bfloat16"):
+    with pytest.raises(ConfigError, match=r"expected torch\.bfloat16"):
         load_compressed(original, dtype=torch.int8)
 
 
@@ -216,10 +216,12 @@ def test_diffusers_is_imported_by_loading_only(original: Path) -> None:
 import sys
 from dpqlab.checkpoint import save, load, manifest
 from dpqlab.nn import surgery
-load.read_config(sys.argv[1]), load.is_compressed(sys.argv[1]), manifest.verify(load.Path(sys.argv[1]))
+folder = load.Path(sys.argv[1])
+load.read_config(folder), load.is_compressed(folder), manifest.verify(folder)
 assert not {"diffusers", "safetensors", "numba"} & set(sys.modules), set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code, str(original)], check=True)
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code, str(original)], check=True, cwd=root)
 
 
 class TestRefusals:

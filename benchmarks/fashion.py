@@ -1,0 +1,152 @@
+"""How good the bundled model is at each size: the README's main table.
+
+    python -m benchmarks.fashion [--rows teacher vq-1bit vq-1bit-calibrated ...] [--images 10000]
+
+A row is the full-precision ``teacher``, a preset compressed on the spot (``pq-1bit``), or a bundled
+calibrated checkpoint (``pq-1bit-calibrated``). All draw the same seeds and labels: 50 DDIM steps,
+guidance 1.5. FCD to the training images with its interval, excess FCD against the teacher at other
+seeds, precision and recall, fidelity to the teacher; sizes from the ledger and from the files.
+Ten rows of 10,000 images take about four minutes on one H100, and a day on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.record import RESULTS, append, make_record
+from dpqlab.checkpoint import save_compressed
+from dpqlab.diffusion import (
+    SampleRequest,
+    load_pipeline,
+    make_scheduler,
+    resolve,
+    sample_images,
+)
+from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference
+from dpqlab.evaluation.config import EvaluationConfig, Sampler
+from dpqlab.evaluation.evaluator import draw_teacher_steps, evaluate_steps, last_of
+from dpqlab.evaluation.sizes import size_figures, weight_bytes
+from dpqlab.nn import compress_, hold_decoded, ledger_of_model, preset
+
+SUITE = "fashion"
+TEACHER = "fashion-dit"
+PRESETS = ("rtn-2bit", "vq-2bit", "pq-2bit", "rtn-1bit", "vq-1bit", "pq-1bit")
+CALIBRATED = tuple(f"{name}-calibrated" for name in PRESETS if not name.startswith("rtn"))
+ROWS = ("teacher", *PRESETS, *CALIBRATED)
+
+
+def sampler_of(model: Any) -> Sampler:
+    """Draw with DDIM from a transformer, wherever it is."""
+
+    def sample(
+        labels: tuple[int, ...], *, seed: int, first_index: int, steps: int, guidance: float
+    ) -> Tensor:
+        request = SampleRequest(
+            labels=labels, seed=seed, first_index=first_index, steps=steps, guidance=guidance
+        )
+        return sample_images(model, make_scheduler("ddim"), request)
+
+    return sample
+
+
+def model_of(row: str) -> tuple[Any, int]:
+    """Return the transformer of a row on the CPU, and the bytes of its weight files."""
+    if row == "teacher":
+        return load_pipeline(TEACHER).transformer, weight_bytes(resolve(TEACHER))
+    if row.endswith("-calibrated"):
+        folder = resolve(f"{TEACHER}-{row.removesuffix('-calibrated')}")
+        return load_pipeline(folder).transformer, weight_bytes(folder)
+    model = load_pipeline(TEACHER).transformer
+    compress_(model, preset(row))
+    scheduler: Any = make_scheduler("ddim")
+    with tempfile.TemporaryDirectory() as folder:
+        save_compressed(
+            model,
+            Path(folder, "model"),
+            scheduler_config=dict(scheduler.config) | {"_class_name": type(scheduler).__name__},
+            provenance={"source": TEACHER, "preset": row},
+            card=row,
+        )
+        return model, weight_bytes(Path(folder, "model"))
+
+
+def main() -> None:
+    """Measure the rows and append their records."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
+    parser.add_argument("--quick-reference", type=Path, help="also write the quick reference here")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # TF32 halves the time; beside bf16 weights and fp16 codewords its rounding does not show
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    net = bundled_feature_net(device=device)
+    reference = bundled_reference()
+    config = EvaluationConfig(images=args.images, steps=args.steps, batch=args.batch)
+    full = load_pipeline(TEACHER, device=device).transformer
+    if args.quick_reference:
+        quick = EvaluationConfig.quick(batch=args.batch)
+        last_of(draw_teacher_steps(sampler_of(full), net, quick)).save(args.quick_reference)
+    teacher = last_of(draw_teacher_steps(sampler_of(full), net, config))
+    for row in args.rows:
+        started = time.perf_counter()
+        model, size = model_of(row)
+        # bf16 is what the teacher's files hold
+        ledger = ledger_of_model(model.to(torch.bfloat16) if row == "teacher" else model)
+        figures = size_figures(ledger, size)
+        model.to(device, torch.float32)
+        with hold_decoded(model):
+            result = last_of(evaluate_steps(sampler_of(model), net, reference, config, teacher))
+        fidelity = {} if result.fidelity is None else dataclasses.asdict(result.fidelity)
+        details = figures | {
+            "fcd": result.fcd.to_dict(),
+            "noise_floor": result.noise_floor.to_dict(),
+            "precision": result.precision,
+            "recall": result.recall,
+            "label_agreement": result.agreement,
+            "psnr": fidelity.get("psnr"),
+            "feature_cosine": fidelity.get("feature_cosine"),
+            "agreement": fidelity.get("agreement"),
+            "excess_fcd": fidelity.get("excess_fcd"),
+            "images": config.images,
+            "steps": config.steps,
+            "guidance": config.guidance,
+            "sampler": "ddim",
+            "precision_of_arithmetic": "tf32" if device == "cuda" else "float32",
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        record = make_record(
+            SUITE,
+            row,
+            f"fcd_{config.images // 1000}k",
+            result.fcd.value,
+            "FCD",
+            goal=1.0 if row == "teacher" else None,
+            floor=1.3 if row == "teacher" else None,
+            limit=result.noise_floor.value,
+            higher_is_better=False,
+            details=details,
+            device=device,
+        )
+        append(record, args.results)
+        print(
+            f"{row:20s} bits {figures['true_bits']:.3f}  {size / 1e6:.2f} MB  "
+            f"{figures['ratio_fp32']:.2f}x  FCD {result.fcd}  excess {result.excess_fcd}  "
+            f"PSNR {result.psnr}  {time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
