@@ -217,7 +217,11 @@ class _Demo:
             pipeline, self.request, meter=meter, unit=STEP_SECONDS, note=f"sampling {name}"
         )
         model = pipeline.transformer
-        packed = {n: m.codec for n, m in model.named_modules() if isinstance(m, (CompressedLinear, ScalarLinear))}
+        packed = {
+            n: m.codec
+            for n, m in model.named_modules()
+            if isinstance(m, (CompressedLinear, ScalarLinear))
+        }
         self.codecs[name] = {
             kind_of(n): m.codec for n, m in model.named_modules() if isinstance(m, CompressedLinear)
         }

@@ -43,9 +43,9 @@ tags: [dpqlab, quantized]
 | true bits per weight (everything stored for the blocks' Linears) | {bits:.4f} |
 | all tensors | {stored:.2f} MB |
 | the same model in fp32, one embedder | {fp32:.2f} MB |
-| calibration | {steps} steps of {batch} of {images} images, relative rate {rate:g}, {seconds:.0f} s on {device} |
-| held-out error of the predicted noise, before and after | {before:.5f}, {after:.5f} |
-| held-out relative error of the block outputs, before and after | {features_before:.4f}, {features:.4f} |
+| calibration | {steps} steps of {batch} from {images} images, rate {rate:g}, {seconds:.0f} s, {device} |
+| held-out error of the predicted noise | {before:.5f} to {after:.5f} |
+| held-out error of the block outputs, relative | {features_before:.4f} to {features:.4f} |
 
 Made by `recipes/calibrate_fashion.py` of dpqlab {version}: codewords, row scales and biases were
 trained by distillation from the full-precision model; codes are those of k-means on the weights.

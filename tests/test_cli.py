@@ -136,7 +136,11 @@ def test_help_imports_no_heavy_library() -> None:
 def test_the_pipe_may_close_early() -> None:
     module = "import sys; from dpqlab.cli import main; sys.exit(main(['doctor', '--json']))"
     done = subprocess.run(
-        ["bash", "-c", f'set -o pipefail; {sys.executable} -c "{module}" | true; exit ${{PIPESTATUS[0]}}'],
+        [
+            "bash",
+            "-c",
+            f'set -o pipefail; {sys.executable} -c "{module}" | true; exit ${{PIPESTATUS[0]}}',
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -159,11 +159,12 @@ def ledger_note(report: Report) -> str:
     row = best_of(report, "calibrated", 1) or report.rows[-1]
     parts = ledger_parts(row.ledger)
     total = sum(parts.values()) or 1
+    share = {part: f"{bits / total:.0%}" for part, bits in parts.items()}
+    small = f"{(parts['scale'] + parts['bias']) / total:.0%}"
     return (
         f"Codes are never all there is. Of the {row.ledger.stored_bytes / 1e6:.2f} MB of "
-        f"{row.title} ({row.codec}) {parts['codes'] / total:.0%} are codes, "
-        f"{parts['pool'] / total:.0%} codebooks, {(parts['scale'] + parts['bias']) / total:.0%} scales and biases, and "
-        f"{parts['kept'] / total:.0%} was never compressed."
+        f"{row.title} ({row.codec}) {share['codes']} are codes, {share['pool']} codebooks, {small} "
+        f"scales and biases, and {share['kept']} was never compressed."
     )
 
 

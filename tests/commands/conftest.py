@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def save_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+def write_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     """Write an untrained model whose blocks do something (adaLN-Zero starts as the identity)."""
     from dpqlab.diffusion.dit import make_dit
     from dpqlab.diffusion.pipeline import PixelDiTPipeline
@@ -39,9 +40,15 @@ def save_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
+def save_tiny() -> Callable[..., Path]:
+    """The function that writes such a folder, for other geometries."""
+    return write_tiny
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny full-precision model; read only."""
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -19,7 +20,9 @@ def test_writes_a_folder_that_loads_and_says_what_it_is(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "nested" / "pq"
-    assert main(["compress", str(tiny), str(out), "--preset", "pq-2bit", "--seed", "3", "--json"]) == 0
+    assert (
+        main(["compress", str(tiny), str(out), "--preset", "pq-2bit", "--seed", "3", "--json"]) == 0
+    )
     said = json.loads(capsys.readouterr().out)
     assert said["path"] == str(out)
     assert said["bytes_on_disk"] == weight_bytes(out)
@@ -79,8 +82,6 @@ def test_a_compressed_model_is_no_source(
     assert "compressed already" in capsys.readouterr().err
 
 
-def _arguments(**given: object):
-    import argparse
-
+def _arguments(**given: object) -> argparse.Namespace:
     names = ("d", "k", "scope", "group", "row_scale")
     return argparse.Namespace(**dict.fromkeys(names) | given)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,11 +44,9 @@ def test_recorded_errors_are_those_against_the_source(tiny: Path, tiny_pq: Path)
 
 
 def test_another_source_is_refused(
-    tiny_pq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_pq: Path, save_tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from conftest_tiny import save_tiny
-
-    other = save_tiny(tmp_path / "wide", attention_head_dim=8)
+    other = save_tiny(tmp_path / "narrow", attention_head_dim=8)
     assert main(["inspect", str(tiny_pq), "--source", str(other)]) == 2
     assert "no layer" in capsys.readouterr().err
 
@@ -78,8 +78,6 @@ def test_a_person_can_read_it(
 
 
 def test_damage_is_found(tiny_pq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(tiny_pq, broken)
     (weights,) = (broken / "transformer").glob("*.safetensors")
