@@ -1,6 +1,6 @@
 """Make the calibrated presets of ``fashion-dit`` that ship with dpqlab.
 
-    python -m recipes.calibrate_fashion --out FOLDER [--presets vq-1bit pq-1bit ...] [--steps 8000] [--rate 0.02]
+    python -m recipes.calibrate_fashion --out FOLDER [--presets vq-1bit pq-1bit ...] [--steps 8000]
 
 Each preset is compressed as ``dpqlab compress`` does it, then its codebooks, row scales and biases
 are trained to match the teacher's output and block features on noisy Fashion-MNIST images, codes
@@ -43,7 +43,8 @@ tags: [dpqlab, quantized]
 | true bits per weight (everything stored for the blocks' Linears) | {bits:.4f} |
 | all tensors | {stored:.2f} MB |
 | the same model in fp32, one embedder | {fp32:.2f} MB |
-| calibration | {steps} steps of {batch} from {images} images, rate {rate:g}, {seconds:.0f} s, {device} |
+| calibration | {steps} steps of {batch}, {images} images, rate {rate:g} |
+| time | {seconds:.0f} s on {device} |
 | held-out error of the predicted noise | {before:.5f} to {after:.5f} |
 | held-out error of the block outputs, relative | {features_before:.4f} to {features:.4f} |
 

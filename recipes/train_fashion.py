@@ -1,11 +1,10 @@
 """Train ``fashion-dit``, the bundled full-precision teacher.
 
-    python -m recipes.train_fashion --features FOLDER --out FOLDER [--seconds 540]
+    python -m recipes.train_fashion --out FOLDER [--seconds 540]
 
-Trains diffusers' own ``DiTTransformer2DModel`` to predict the noise of Fashion-MNIST images in pixel
-space, class-conditional with label dropping, and writes a diffusers folder in bf16. ``FOLDER`` of
-``--features`` is what ``recipes.train_feature_net`` made: the Frechet distance of 10,000 samples is
-measured in those features at the end. A run that was stopped goes on with ``--resume``.
+Trains diffusers' own ``DiTTransformer2DModel`` to predict the noise of Fashion-MNIST images in
+pixel space, class-conditional with label dropping, and writes a diffusers folder in bf16.
+``benchmarks/fashion.py`` measures it. A run that was stopped goes on with ``--resume``.
 
 The bundled weights took one H100; on a CPU the recipe runs too, for the curious and the patient.
 """
