@@ -1,11 +1,11 @@
 """Make the calibrated presets of ``fashion-dit`` that ship with dpqlab.
 
-    python -m recipes.calibrate_fashion --out FOLDER [--presets vq-1bit pq-1bit ...] [--steps 8000]
+    python -m recipes.calibrate_fashion --out FOLDER [--presets vq-1bit pq-1bit ...] [--steps 2500]
 
 Each preset is compressed as ``dpqlab compress`` does it, then its codebooks, row scales and biases
 are trained to match the teacher's output and block features on noisy Fashion-MNIST images, codes
 fixed. Every preset gets the same batches and as many steps. Writes ``fashion-dit-PRESET/`` and
-``fashion-dit-PRESET.jsonl``, the course of the losses. About two minutes a preset on one H100.
+``fashion-dit-PRESET.jsonl``, the course of the losses. About a minute a preset on one H100.
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ class CalibrationConfig:
         Replay a step as one CUDA graph; on a CPU it means nothing.
     """
 
-    steps: int = 8000
+    steps: int = 2500
     batch: int = 256
-    learning_rate: float = 0.02
+    learning_rate: float = 0.04
     warmup: int = 100
     feature_weight: float = 0.1
     label_drop: float = 0.15
