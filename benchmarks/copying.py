@@ -1,4 +1,4 @@
-"""Does the bundled teacher copy its training images?
+"""Whether the bundled teacher copies its training images.
 
     python -m benchmarks.copying [--data FOLDER] [--dry-run]
 

@@ -52,6 +52,10 @@ def fashion_table(folder: Path = record.RESULTS) -> str:
         "precision / recall", "PSNR", "feature cosine", "agreement",
     )  # fmt: skip
     rows = [_fashion_row(FASHION_ROWS.get(row, row), found[row]) for row in order]
+    floors = [found[row]["details"].get("noise_floor") for row in order]
+    if any(floors):
+        floor = _interval(next(filter(None, floors)), 3)
+        rows.append(("real test images: the noise floor", *[MISSING] * 3, floor, *[MISSING] * 5))
     return _table(header, rows, [found[row] for row in order])
 
 
@@ -63,8 +67,8 @@ def _fashion_row(label: str, measured: Record) -> tuple[str, ...]:
         _fixed(details.get("true_bits"), 3),
         _bytes(details.get("bytes_on_disk")),
         _fixed(details.get("ratio_fp32"), 1, "×"),
-        _interval(details.get("fcd", measured["value"]), 2),
-        _interval(details.get("excess_fcd"), 2),
+        _interval(details.get("fcd", measured["value"]), 3),
+        _interval(details.get("excess_fcd"), 3),
         f"{precision} / {recall}",
         _fixed(details.get("psnr"), 1, " dB"),
         _fixed(details.get("feature_cosine"), 3),
@@ -166,10 +170,14 @@ def _bytes(value: object) -> str:
 
 
 def _interval(value: object, digits: int) -> str:
-    """``12.3 ± 0.4`` of {"value", "low", "high"}; the wider side where it is not symmetric."""
-    if not isinstance(value, dict):
-        return _fixed(value, digits)
-    centre, low, high = value.get("value"), value.get("low"), value.get("high")
+    """``0.123 ± 0.040`` of {"value", "low", "high"}, fewer digits from 10 up.
+
+    The wider side where the interval is not symmetric; the value alone where there is none.
+    """
+    parts = value if isinstance(value, dict) else {"value": value}
+    centre, low, high = parts.get("value"), parts.get("low"), parts.get("high")
+    if isinstance(centre, int | float) and abs(centre) >= 10:
+        digits = 1
     if centre is None or low is None or high is None:
         return _fixed(centre, digits)
     return f"{_fixed(centre, digits)} ± {_fixed(max(centre - low, high - centre), digits)}"

@@ -31,7 +31,7 @@ def test_fashion_row_shows_what_was_measured(tmp_path):
     )  # fmt: skip
     row = cells(tables.fashion_table(tmp_path).splitlines()[2])
     assert row == [
-        "PQ, 1 bit", "1.031", "3.46 MB", "25.7×", "12.35 ± 0.46", "1.20", "0.812 / 0.700",
+        "PQ, 1 bit", "1.031", "3.46 MB", "25.7×", "12.3 ± 0.5", "1.200", "0.812 / 0.700",
         "21.0 dB", "0.988", "93.5 %",
     ]  # fmt: skip
 
@@ -39,7 +39,17 @@ def test_fashion_row_shows_what_was_measured(tmp_path):
 def test_missing_details_show_as_dashes(tmp_path):
     add(tmp_path, "teacher")
     row = cells(tables.fashion_table(tmp_path).splitlines()[2])
-    assert row == ["full precision", "–", "–", "–", "12.35", "–", "– / –", "–", "–", "–"]
+    assert row == ["full precision", "–", "–", "–", "12.3", "–", "– / –", "–", "–", "–"]
+
+
+def test_small_distances_keep_three_decimals_and_the_noise_floor_closes_the_table(tmp_path):
+    near = {"value": 0.0728, "low": 0.0548, "high": 0.0908}
+    floor = {"value": 0.0097, "low": 0.0, "high": 0.0214}
+    add(tmp_path, "teacher", fcd=near, noise_floor=floor)
+    lines = tables.fashion_table(tmp_path).splitlines()
+    assert cells(lines[2])[4] == "0.073 ± 0.018"
+    assert cells(lines[3])[0].endswith("the noise floor")
+    assert cells(lines[3])[4] == "0.010 ± 0.012"
 
 
 def test_rows_come_in_the_declared_order_and_unknown_ones_last(tmp_path):
