@@ -2,8 +2,8 @@
 
     python -m benchmarks.codecs [--dry-run]
 
-Compresses all blocks of ``fashion-dit`` with each codec and records the relative squared error of the
-weights beside the true bits. Two minutes on two cores. It is what the presets were chosen by.
+Compresses all blocks of ``fashion-dit`` with each codec and records the relative squared error of
+the weights beside the true bits. Two minutes on two cores. It is what the presets were chosen by.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
                     codec.describe(),
                     "relative_weight_error",
                     error,
-                    "",
+                    "share of the weights' energy",
                     higher_is_better=False,
                     details=details,
                 )
