@@ -46,7 +46,7 @@ CODECS: tuple[Codec, ...] = (
 
 def main() -> None:
     """Measure every codec and append a record each."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dry-run", action="store_true", help="append nothing")
     args = parser.parse_args()
     teacher = load_pipeline("fashion-dit").transformer

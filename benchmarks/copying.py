@@ -27,7 +27,7 @@ def nearest(images: Tensor, training: Tensor, *, chunk: int = 500) -> Tensor:
 
 def main() -> None:
     """Measure and append one record."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
     parser.add_argument("--dry-run", action="store_true", help="append nothing")
     args = parser.parse_args()

@@ -80,7 +80,7 @@ def model_of(row: str) -> tuple[Any, int]:
 
 def main() -> None:
     """Measure the rows and append their records."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=50)

@@ -59,7 +59,8 @@ def with_faiss(weight: torch.Tensor, setting: Setting) -> torch.Tensor:
     quantizer.cp.min_points_per_centroid = 1  # only silences the advice to train on more points
     rows = weight.numpy()
     quantizer.train(rows)  # pyright: ignore[reportCallIssue]
-    return torch.from_numpy(quantizer.decode(quantizer.compute_codes(rows)))
+    codes = quantizer.compute_codes(rows)  # pyright: ignore[reportCallIssue]
+    return torch.from_numpy(quantizer.decode(codes))  # pyright: ignore[reportCallIssue]
 
 
 def cpu_seconds(

@@ -174,7 +174,7 @@ def _interval(value: object, digits: int) -> str:
 
     The wider side where the interval is not symmetric; the value alone where there is none.
     """
-    parts = value if isinstance(value, dict) else {"value": value}
+    parts: dict[str, Any] = value if isinstance(value, dict) else {"value": value}
     centre, low, high = parts.get("value"), parts.get("low"), parts.get("high")
     if isinstance(centre, int | float) and abs(centre) >= 10:
         digits = 1

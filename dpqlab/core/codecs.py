@@ -4,6 +4,10 @@ Everything a codec needs can be imported from here: the descriptions in ``format
 scalar baseline in ``scalar.py`` too.
 """
 
+# torch leaves tolist, unique and nonzero untyped
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

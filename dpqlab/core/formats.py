@@ -5,6 +5,10 @@ lies between, see ``codecs.py``). A :class:`ScalarCodec` rounds every weight to 
 (``scalar.py``) and is the baseline that the first family is measured against.
 """
 
+# torch leaves tolist, unique and nonzero untyped
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
