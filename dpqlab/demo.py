@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from dpqlab import __version__
 from dpqlab.commands.classes import class_names
-from dpqlab.commands.compress import origin_of, write
+from dpqlab.commands.compress import write
 from dpqlab.commands.drawing import draw
 from dpqlab.commands.expected import CALIBRATED, SOURCE
 from dpqlab.commands.loading import load
-from dpqlab.commands.measure import stored_dtype, stored_ledger
+from dpqlab.commands.measure import origin_of, stored_dtype, stored_ledger
 from dpqlab.commands.terminal import Meter, Terminal
 from dpqlab.core import CodebookCodec
 from dpqlab.diffusion.models import bundled, resolve, weight_bytes
@@ -42,19 +42,19 @@ from dpqlab.evaluation.rate_distortion import (
     curve_codecs,
     rate_distortion_points,
 )
-from dpqlab.nn.linear import CompressedLinear, ScalarLinear
+from dpqlab.nn.linear import CompressedLinear, PackedLinear
 from dpqlab.nn.plan import kind_of, preset
 from dpqlab.nn.surgery import compress_steps
-from dpqlab.report import ModelRow, Report, RunFacts, Scaling
+from dpqlab.report import Group, ModelRow, Report, RunFacts, Scaling
 from dpqlab.viz.page import render
 
 PRESETS = ("rtn-2bit", "vq-2bit", "pq-2bit", "rtn-1bit", "vq-1bit", "pq-1bit")
 CURVE_KINDS = ("attn1.to_q", "ff.net.0.proj", "norm1.linear")
 
 # Rough seconds on two cores, for the time left; the bar corrects itself as it goes.
-STEP_SECONDS = 0.45
-COMPRESS_SECONDS = {"rtn": 2.0, "vq": 12.0, "pq": 6.0}
-CURVE_SECONDS = 20.0
+STEP_SECONDS = 0.22
+COMPRESS_SECONDS = {"rtn": 1.0, "vq": 5.0, "pq": 2.0}
+CURVE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,8 @@ class DemoConfig:
         Folder for ``report.html``, ``summary.json`` and ``models/``.
     source
         Full-precision model.
+    presets
+        Presets to compress it with now.
     calibrated
         Compressed models to show beside those that are compressed now.
     steps, guidance, seed
@@ -75,6 +77,7 @@ class DemoConfig:
 
     out: Path
     source: str = SOURCE
+    presets: tuple[str, ...] = PRESETS
     calibrated: tuple[str, ...] = CALIBRATED
     steps: int = 20
     guidance: float = 1.5
@@ -132,6 +135,16 @@ def check_assets(config: DemoConfig) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """A model to show, loaded."""
+
+    name: str
+    folder: Path
+    group: Group
+    pipeline: Any
+
+
 class _Demo:
     """The steps of a run, which share the teacher and what it drew."""
 
@@ -151,19 +164,25 @@ class _Demo:
     @property
     def expected_seconds(self) -> float:
         """A guess at the whole run, the unit of the progress bar."""
-        models = 1 + len(PRESETS) + len(self.config.calibrated)
-        compressing = sum(COMPRESS_SECONDS[name.partition("-")[0]] for name in PRESETS)
+        models = 1 + len(self.config.presets) + len(self.config.calibrated)
+        compressing = sum(COMPRESS_SECONDS[name.partition("-")[0]] for name in self.config.presets)
         return models * self.config.steps * STEP_SECONDS + compressing + CURVE_SECONDS
 
     def rows(self, meter: Meter) -> tuple[ModelRow, ...]:
         """Compress, load and sample every model, then compare with the teacher."""
-        rows = [self._row(self.config.source, self.folder, meter, self.teacher)]
-        for name in PRESETS:
-            folder = self._compress(name, meter)
-            rows.append(self._row(name, folder, meter, load(folder)))
-        for name in self.config.calibrated:
-            rows.append(self._row(name, resolve(name), meter, load(name)))
+        rows = [self._row(subject, meter) for subject in self._subjects(meter)]
         return (rows[0], *(self._compared(row, rows[0].images) for row in rows[1:]))
+
+    def _subjects(self, meter: Meter) -> Iterator[_Subject]:
+        """Yield the models one by one, so that one of them is in memory at a time."""
+        source = self.config.source
+        yield _Subject(name=source, folder=self.folder, group="full", pipeline=self.teacher)
+        for name in self.config.presets:
+            folder = self._compress(name, meter)
+            yield _Subject(name=name, folder=folder, group="uncalibrated", pipeline=load(folder))
+        for name in self.config.calibrated:
+            folder = resolve(name)
+            yield _Subject(name=name, folder=folder, group="calibrated", pipeline=load(folder))
 
     def points(self, meter: Meter) -> tuple[RateDistortionPoint, ...]:
         """Encode three layers of the middle block with many codecs."""
@@ -199,10 +218,10 @@ class _Demo:
 
     def _compress(self, name: str, meter: Meter) -> Path:
         plan = preset(name)
-        pipeline = copy.copy(self.teacher)
-        pipeline.transformer = copy.deepcopy(self.teacher.transformer)
+        student = copy.deepcopy(self.teacher.transformer)
+        pipeline = type(self.teacher)(transformer=student, scheduler=self.teacher.scheduler)
         records = []
-        for record in compress_steps(pipeline.transformer, plan, seed=self.config.seed):
+        for record in compress_steps(student, plan, seed=self.config.seed):
             records.append(record)
             share = COMPRESS_SECONDS[name.partition("-")[0]] / record.total
             meter.advance(share, f"compressing with {name}")
@@ -211,29 +230,25 @@ class _Demo:
         write(pipeline, folder, records, plan, origin, overwrite=True)
         return folder
 
-    def _row(self, name: str, folder: Path, meter: Meter, pipeline: Any) -> ModelRow:
+    def _row(self, subject: _Subject, meter: Meter) -> ModelRow:
         started = time.perf_counter()
-        images = draw(
-            pipeline, self.request, meter=meter, unit=STEP_SECONDS, note=f"sampling {name}"
-        )
-        model = pipeline.transformer
-        packed = {
-            n: m.codec
-            for n, m in model.named_modules()
-            if isinstance(m, (CompressedLinear, ScalarLinear))
+        note = f"sampling {subject.name}"
+        images = draw(subject.pipeline, self.request, meter=meter, unit=STEP_SECONDS, note=note)
+        model, folder = subject.pipeline.transformer, subject.folder
+        packed = {n: m for n, m in model.named_modules() if isinstance(m, PackedLinear)}
+        self.codecs[subject.name] = {
+            kind_of(n): m.codec for n, m in packed.items() if isinstance(m, CompressedLinear)
         }
-        self.codecs[name] = {
-            kind_of(n): m.codec for n, m in model.named_modules() if isinstance(m, CompressedLinear)
-        }
-        spoken = sorted({codec.describe() for codec in packed.values()})
-        family, bits = family_and_rate(name) if packed else ("Full precision", None)
+        ledger = stored_ledger(model, folder)
+        spoken = sorted({layer.codec for layer in ledger.layers})
+        family, bits = family_and_rate(subject.name) if packed else ("Full precision", None)
         return ModelRow(
-            name=name,
+            name=subject.name,
             family=family,
-            group=_group(name, bool(packed)),
+            group=subject.group,
             nominal_bits=bits,
-            codec="; ".join(spoken) or str(stored_dtype(folder)).removeprefix("torch."),
-            ledger=stored_ledger(model, folder),
+            codec=", ".join(spoken) or str(stored_dtype(folder)).removeprefix("torch."),
+            ledger=ledger,
             bytes_on_disk=weight_bytes(folder),
             images=images,
             seconds=time.perf_counter() - started,
@@ -249,7 +264,7 @@ class _Demo:
         )
 
 
-def family_and_rate(name: str) -> tuple[str, int | None]:
+def family_and_rate(name: str) -> tuple[str, int]:
     """Read "PQ", 1 off a name that ends in ``pq-1bit``."""
     family, _, rate = name.rpartition("-")
     return family.rpartition("-")[2].upper(), int(rate.removesuffix("bit"))
@@ -283,12 +298,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "missing"
     return found
-
-
-def _group(name: str, packed: bool) -> Any:
-    if not packed:
-        return "full"
-    return "uncalibrated" if name in PRESETS else "calibrated"
 
 
 def _write(path: Path, text: str) -> None:

@@ -35,7 +35,7 @@ class ModelRow:
     ledger
         What it stores.
     bytes_on_disk
-        Of all files that loading it reads.
+        Of the weight files, headers included.
     images
         uint8 (N, C, H, W), one a class.
     psnr, feature_cosine, agreement

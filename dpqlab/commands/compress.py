@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from dpqlab import __version__
 from dpqlab.checkpoint import is_compressed, save_compressed
 from dpqlab.commands.card import model_card
 from dpqlab.commands.loading import load
+from dpqlab.commands.measure import origin_of
 from dpqlab.commands.terminal import Terminal, add_json_argument, clock, megabytes
 from dpqlab.core import SCOPES, CodebookCodec, ModelLedger
 from dpqlab.diffusion.models import resolve, weight_bytes
@@ -139,15 +139,6 @@ def overridden(plan: Plan, args: argparse.Namespace) -> Plan:
         for rule in plan.rules
     )
     return replace(plan, rules=rules, name=f"{plan.name}, changed")
-
-
-def origin_of(name: str, folder: Path) -> dict[str, str]:
-    """Say where the weights came from, without naming a path: name, and SHA-256 of the files."""
-    digest = hashlib.sha256()
-    for path in sorted((folder / "transformer").glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return {"source": Path(name).name, "source_sha256": digest.hexdigest()}
 
 
 def write(

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Compress the bundled diffusion transformer now, by rounding, vector quantization and "
         "product quantization near 2 and near 1 bit; sample the same seeds from full precision, "
         "from each of these, and from the bundled calibrated models; write OUT/report.html (one "
-        "file, opens anywhere), OUT/summary.json and OUT/models. Two to four minutes on two CPU "
+        "file, opens anywhere), OUT/summary.json and OUT/models. About two minutes on two CPU "
         "cores; no network, no GPU."
     )
     parser.add_argument(
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         terminal.say(
             "Compressing a trained diffusion transformer six ways, then sampling eleven models "
-            "from the same seeds. This takes two to four minutes on two CPU cores."
+            "from the same seeds. This takes about two minutes on two CPU cores."
         )
     report = run_demo(config, terminal)
     if args.json:

@@ -121,10 +121,7 @@ def missing(found: dict[str, Any]) -> list[str]:
         ]
         if gone:
             said.append(f"{', '.join(gone)}: pip install 'dpqlab[{extra}]'")
-    for asset in found["assets"]:
-        if asset["problem"]:
-            said.append(f"{asset['name']}: {asset['problem']}")
-    return said
+    return said + [f"{a['name']}: {a['problem']}" for a in found["assets"] if a["problem"]]
 
 
 def show(terminal: Terminal, found: dict[str, Any]) -> None:

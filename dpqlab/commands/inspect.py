@@ -112,7 +112,7 @@ def _errors(
     transformer: nn.Module, source: str | None, stored: QuantizationConfig
 ) -> tuple[str | None, dict[str, float]]:
     """Return what weights were compared with, and the errors: measured, recorded, or none."""
-    found = source or find_source(dict(stored.provenance))
+    found = source or find_source(stored.provenance)
     if found is not None:
         return found, weight_errors(transformer, found)
     recorded = [float(word) for word in str(stored.provenance.get(ERRORS, "")).split()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,24 @@ def stored_ledger(model: nn.Module, folder: Path) -> ModelLedger:
     return ledger_of_model(copy.deepcopy(model).to(stored_dtype(folder)))
 
 
-def find_source(provenance: dict[str, Any]) -> str | None:
+def origin_of(name: str, folder: Path) -> dict[str, str]:
+    """Say where the weights came from, without naming a path: name, and SHA-256 of the files."""
+    digest = hashlib.sha256()
+    for path in sorted((folder / "transformer").glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return {"source": Path(name).name, "source_sha256": digest.hexdigest()}
+
+
+def find_source(provenance: Mapping[str, Any]) -> str | None:
     """Return the bundled full-precision model that a compressed one says it was made of."""
-    names = {entry.name for entry in bundled() if entry.kind == "full"}
-    source = provenance.get("source")
-    return source if source in names else None
+    for entry in bundled():
+        if entry.kind == "full" and entry.name == provenance.get("source"):
+            origin = origin_of(entry.name, entry.path)
+            # another model may have the same name
+            if origin["source_sha256"] == provenance.get("source_sha256", origin["source_sha256"]):
+                return entry.name
+    return None
 
 
 def weight_errors(model: nn.Module, source: str | Path) -> dict[str, float]:

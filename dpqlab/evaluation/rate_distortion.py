@@ -79,10 +79,10 @@ def family_of(codec: Codec) -> Family:
 
 
 def curve_codecs() -> tuple[Codec, ...]:
-    """Return codecs of every family from about half a bit to about four, for a curve."""
+    """Return codecs of every family from about half a bit to about three, for a curve."""
     lengths = {2: (4, 8, 16, 32, 64), 4: (4, 8, 16, 32, 64, 256), 6: (16, 64), 8: (16, 64, 256)}
     sizes = [(d, k) for d, ks in lengths.items() for k in ks]
-    rtn = [ScalarCodec(bits=bits, group_size=size) for bits in (1, 2, 3, 4) for size in (96, 384)]
+    rtn = [ScalarCodec(bits=bits, group_size=size) for bits in (1, 2, 3) for size in (96, 384)]
     vq = [
         CodebookCodec(d=d, k=k, scope="layer", row_scale=r) for d, k in sizes for r in (False, True)
     ]

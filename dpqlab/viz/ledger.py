@@ -56,8 +56,8 @@ def ledger_bars(ledgers: Mapping[str, ModelLedger], *, title: str = "") -> go.Fi
             name=label,
             orientation="h",
             marker={"color": colour, "line_width": 0},
-            hovertemplate=f"{label}: %{{x:.3f}} MB, %{{customdata:.3f}} bits a compressed weight"
-            "<extra>%{y}</extra>",
+            hovertemplate=f"%{{y}}, {label}<br>%{{x:.3f}} MB, %{{customdata:.3f}} bits a weight"
+            "<extra></extra>",
         )
     for name, ledger in ledgers.items():
         size = ledger.stored_bytes / 1e6

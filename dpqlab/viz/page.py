@@ -78,7 +78,7 @@ def facts(report: Report) -> str:
     """Four numbers that sum the run up."""
     best = best_of(report, "calibrated", 1) or report.rows[-1]
     shown = {
-        "smaller than in fp32, the whole file": f"{best.ratio_fp32:.1f}×",
+        "smaller than all weights in fp32": f"{best.ratio_fp32:.1f}×",
         "true bits per weight of the blocks": f"{best.bits:.2f}",
         "images keep their class": f"{best.kept_classes()} of {len(report.classes)}",
         f"for this run on {report.facts.machine}": clock(report.facts.seconds),
@@ -92,19 +92,14 @@ def facts(report: Report) -> str:
 def grid_note(report: Report) -> str:
     """Say what happened to the models that were compressed in this run."""
     raw = [row for row in report.rows if row.group == "uncalibrated"]
-    lost = sum((row.agreement or 0) < 0.5 for row in raw)
-    if not lost:
+    if not raw:
         return ""
-    whom = (
-        f"None of the {len(raw)}"
-        if lost == len(raw)
-        else f"Only {len(raw) - lost} of the {len(raw)}"
-    )
+    kept = max(row.kept_classes() or 0 for row in raw)
     return (
-        f"{whom} models compressed just now still draws clothes: that is what one or two bits do "
-        "to a diffusion transformer. Calibration then moves codewords, scales and biases until the "
-        "model does again what its full-precision teacher does. The codes stay, and not a byte is "
-        "added."
+        f"Of the models compressed just now, the best keeps the class of {kept} of "
+        f"{len(report.classes)} images: that is what one or two bits do to a diffusion "
+        "transformer. Calibration then moves codewords, scales and biases until the model does "
+        "again what its full-precision teacher does. The codes stay, and not a byte is added."
     )
 
 

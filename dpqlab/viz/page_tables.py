@@ -53,10 +53,10 @@ def results_table(report: Report, groups: Mapping[Group, str]) -> str:
     full, count = report.rows[0], len(report.classes)
     caption = (
         f"“Smaller than fp32” divides {full.ledger.fp32_bytes:,} bytes, all parameters in fp32 "
-        "with each counted once, by the bytes on disk of all files that loading reads. PSNR, the "
+        "with each counted once, by the bytes of the weight files, headers included. PSNR, the "
         f"cosine of the classifier’s features and its class compare {count} images with the "
-        "full-precision model’s at the same seeds: enough to see damage, too few to "
-        "rank close ones."
+        "full-precision model’s at the same seeds: enough to see damage, too few to rank close "
+        "ones."
     )
     return table(heads, bodies, caption)
 
@@ -108,7 +108,7 @@ def scaling_table(report: Report) -> str:
     )
     overhead = first.row.bytes_on_disk - first.row.ledger.stored_bytes
     caption = (
-        f"Here: measured, bytes on disk ({overhead:,} of them file headers and configuration). "
+        f"Here: measured, bytes of the weight files ({overhead:,} of them headers). "
         f"{larger}: arithmetic on the shapes of its {there.parameters / 1e6:.1f} M parameters, "
         f"{there.block_weights / 1e6:.1f} M of them block weights; not a measurement, and silent "
         "about image quality."

@@ -52,19 +52,19 @@ def rate_distortion(points: Sequence[RateDistortionPoint], *, title: str = "") -
         figure.add_scatter(
             x=[p.true_bits for p in mine],
             y=[p.relative_error for p in mine],
-            customdata=[[p.codec, p.d, p.k] for p in mine],
+            customdata=[p.codec for p in mine],
             name=family,
             mode="markers",
-            marker={"color": colour, "symbol": FAMILY_SYMBOLS[family], "size": 9},
+            marker={"color": colour, "symbol": FAMILY_SYMBOLS[family], "size": 8},
             legendgroup=family,
-            hovertemplate="%{customdata[0]}<br>d = %{customdata[1]}, k = %{customdata[2]}<br>"
-            "%{x:.2f} bits, error %{y:.3f}<extra></extra>",
+            hovertemplate="%{customdata}<br>%{x:.2f} bits, error %{y:.3f}<extra></extra>",
         )
     themed(
         figure,
         title=title or f"{name}, {rows} × {columns}",
         x="true bits per weight",
         y="relative squared error",
+        height=430,
     )
     figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS])
     figure.update_xaxes(rangemode="tozero")

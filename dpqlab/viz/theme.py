@@ -9,6 +9,7 @@ ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A"
 
 INK = "#7A7A7A"  # mid grey: at least 4:1 on white and on near-black
+PANEL = "#2F343A"  # behind white text
 RULE = "rgba(128, 128, 128, 0.25)"
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
@@ -41,8 +42,14 @@ def themed(figure: go.Figure, *, title: str, x: str, y: str, height: int = 380) 
         plot_bgcolor="rgba(0,0,0,0)",
         height=height,
         margin={"l": 8, "r": 8, "t": 56, "b": 8},
-        legend={"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "title_text": ""},
-        hoverlabel={"font_family": FONT, "font_size": 13},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": -66 / (height - 170),
+            "yanchor": "top",
+            "title_text": "",
+        },
+        hoverlabel={"font_family": FONT, "font_size": 13, "bgcolor": PANEL, "font_color": "white"},
     )
     figure.update_xaxes(title_text=x, **axis)
     figure.update_yaxes(title_text=y, **axis)

@@ -9,7 +9,8 @@ import pytest
 
 from dpqlab.cli import main
 from dpqlab.commands.inspect import by_kind, inspect
-from dpqlab.diffusion.models import weight_bytes
+from dpqlab.commands.measure import find_source, origin_of
+from dpqlab.diffusion.models import bundled, weight_bytes
 
 
 def test_json_has_all_that_is_promised(tiny_pq: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,3 +87,12 @@ def test_damage_is_found(tiny_pq: Path, tmp_path: Path, capsys: pytest.CaptureFi
     weights.write_bytes(data)
     assert main(["inspect", str(broken)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bundled_source_is_found_by_name_and_hash() -> None:
+    (teacher,) = [entry for entry in bundled() if entry.name == "fashion-dit"]
+    origin = origin_of("some/folder/fashion-dit", teacher.path)
+    assert find_source(origin) == "fashion-dit"
+    assert find_source({"source": "fashion-dit"}) == "fashion-dit"
+    assert find_source(origin | {"source_sha256": "0" * 64}) is None
+    assert find_source({}) is None

@@ -29,7 +29,7 @@ def test_one_colour_and_symbol_a_family_and_a_line_through_the_best() -> None:
     assert len({trace.marker.color for trace in markers}) == 2
     assert len({trace.marker.symbol for trace in markers}) == 2
     assert [list(trace.x) for trace in lines] == [[1, 2], [1]]
-    assert "d = %{customdata[1]}" in markers[0].hovertemplate
+    assert list(markers[0].customdata) == ["VQ d=4 k=16"] * 3, "pointing at a marker tells d and k"
 
 
 def test_it_is_titled_with_units_and_transparent() -> None:
