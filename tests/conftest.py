@@ -13,11 +13,18 @@ from typing import Any
 os.environ.setdefault("NUMBA_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# two BLAS threads on two busy cores wait for each other most of the time
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("DPQLAB_BACKEND", None)
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# a busy machine is no failure; CI draws the same examples every time
+settings.register_profile("dpqlab", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("dpqlab")
 
 
 def pytest_configure(config: pytest.Config) -> None:

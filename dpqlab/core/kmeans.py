@@ -14,6 +14,7 @@ from typing import Literal, Protocol, get_args
 
 import torch
 
+from dpqlab.core.precision import exact_float32
 from dpqlab.errors import ConfigError, ShapeError
 
 Init = Literal["kmeans++", "sample"]
@@ -307,9 +308,10 @@ def _nearest(points: torch.Tensor, centroids: torch.Tensor, chunk_bytes: int) ->
     square = centroids.square().sum(-1)[:, None]
     turned = centroids.transpose(1, 2)
     codes = torch.empty(problems, count, dtype=torch.int64, device=points.device)
-    for b, n in _tiles(problems, count, centroids.shape[1], chunk_bytes):
-        distances = torch.baddbmm(square[b], points[b, n], turned[b], alpha=-2.0)
-        torch.argmin(distances, dim=-1, out=codes[b, n])
+    with exact_float32():
+        for b, n in _tiles(problems, count, centroids.shape[1], chunk_bytes):
+            distances = torch.baddbmm(square[b], points[b, n], turned[b], alpha=-2.0)
+            torch.argmin(distances, dim=-1, out=codes[b, n])
     return codes
 
 

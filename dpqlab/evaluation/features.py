@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpqlab.core.precision import exact_float32
 from dpqlab.errors import CheckpointError, ConfigError, ShapeError
 
 _METADATA_KEY = "dpqlab.feature_net"
@@ -204,24 +204,6 @@ def extract(
         logits=torch.cat([torch.empty(0, classes), *logits]).double().numpy(),
         feature_net=net.sha256,
     )
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Switch TF32 and reduced-precision autocast off, and restore what was set before."""
-    with (
-        torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ),
-        torch.autocast("cuda", enabled=False),
-        torch.autocast("cpu", enabled=False),
-    ):
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
 
 
 def save_feature_net(net: FeatureNet, path: str | os.PathLike[str]) -> str:

@@ -166,30 +166,6 @@ class CompressedLinear(PackedLinear):
         )
         return cls(codec, encoded.shape, tensors, compute_dtype)
 
-    @classmethod
-    def empty(
-        cls,
-        codec: CodebookCodec,
-        shape: tuple[int, int],
-        base: Tensor,
-        *,
-        bias_dtype: torch.dtype | None,
-        pool_parameter: nn.Parameter | None = None,
-    ) -> CompressedLinear:
-        """Make a layer whose tensors (all but ``base``) are on the meta device, for loaders."""
-        out, columns = shape
-        size = packed_size(out * position_count(columns, codec.d), code_bits_of(base))
-        pool = torch.empty(int(base[-1]), codec.d, dtype=torch.float16, device="meta")
-        half = torch.empty(out, dtype=torch.float16, device="meta")
-        tensors = CodebookTensors(
-            codes=torch.empty(size, dtype=torch.uint8, device="meta"),
-            pool=pool if pool_parameter is None else pool_parameter,
-            base=base,
-            scale=half if codec.row_scale else None,
-            bias=None if bias_dtype is None else half.to(bias_dtype),
-        )
-        return cls(codec, shape, tensors)
-
     def codes(self) -> Tensor:
         """Unpack the codes: int64 (out, m), each below the size of its scope's codebook."""
         count = self.out_features * self.positions

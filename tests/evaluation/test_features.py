@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dpqlab.core.precision import exact_float32
 from dpqlab.errors import CheckpointError, ConfigError, ShapeError
 from dpqlab.evaluation.features import (
     Architecture,
     FeatureNet,
     Features,
-    exact_float32,
     extract,
     load_feature_net,
     save_feature_net,

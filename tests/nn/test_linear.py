@@ -171,16 +171,6 @@ def test_shared_pool_is_one_parameter_also_after_moving_and_copying() -> None:
     assert moved[0].pool is moved[1].pool
 
 
-def test_empty_is_the_same_layer_on_meta() -> None:
-    layer = compressed(CODECS[2])
-    empty = CompressedLinear.empty(layer.codec, (24, 20), layer.base, bias_dtype=torch.float16)
-    for (name, real), (other, meta) in zip(
-        layer.named_parameters(), empty.named_parameters(), strict=True
-    ):
-        assert (name, real.shape, real.dtype) == (other, meta.shape, meta.dtype)
-        assert meta.is_meta
-
-
 @pytest.mark.parametrize("broken", ["codes", "pool", "scale", "bias", "base"])
 def test_tensors_that_do_not_fit_are_refused(broken: str) -> None:
     layer = compressed(CODECS[0])
