@@ -124,7 +124,7 @@ def main() -> None:
             "noise_floor": result.noise_floor.to_dict(),
             "precision": result.precision,
             "recall": result.recall,
-            "label_agreement": result.agreement,
+            "label_agreement": result.class_accuracy,
             "psnr": fidelity.get("psnr"),
             "feature_cosine": fidelity.get("feature_cosine"),
             "agreement": fidelity.get("agreement"),

@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        return complain(prefix, f"needs {error.name}: pip install 'dpqlab[{extra}]'")
+        return complain(prefix, f"needs {error.name}: pip install -e '.[{extra}]' in the clone")
     except DPQError as error:
         return complain(prefix, str(error))
     except OSError as error:
@@ -129,12 +129,11 @@ def complain(prefix: str, message: str, code: int = EXIT_BAD_INPUT) -> int:
 
 
 def stay_offline() -> None:
-    """Keep the libraries below from the network and from printing; the user's own settings win."""
-    for name, value in {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DIFFUSERS_VERBOSITY": "error",
-    }.items():
-        os.environ.setdefault(name, value)
-    # decided here once and for all: telemetry is never on
+    """Keep the libraries below from the network and from printing.
+
+    The user's own settings win, but for telemetry, which is off.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    # not a default but a decision: telemetry is never on
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

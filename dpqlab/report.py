@@ -11,7 +11,7 @@ from dpqlab.core.ledger import ModelLedger
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.projection import Projection
 from dpqlab.evaluation.rate_distortion import RateDistortionPoint
-from dpqlab.viz.ledger import ledger_parts
+from dpqlab.evaluation.sizes import ledger_parts, size_figures
 
 Group = Literal["full", "uncalibrated", "calibrated"]
 
@@ -82,7 +82,7 @@ class ModelRow:
     @property
     def ratio_fp32(self) -> float:
         """Bytes of the model in fp32, parameters counted once, over the bytes on disk."""
-        return self.ledger.fp32_bytes / self.bytes_on_disk
+        return size_figures(self.ledger, self.bytes_on_disk)["ratio_fp32"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the images as JSON values."""
@@ -103,7 +103,7 @@ class ModelRow:
             "compressed_weights": self.ledger.compressed_weights,
             "tensor_bytes": self.ledger.stored_bytes,
             "ratio_fp32": self.ratio_fp32,
-            "ratio_bf16": self.ledger.bf16_bytes / self.bytes_on_disk,
+            "ratio_bf16": size_figures(self.ledger, self.bytes_on_disk)["ratio_bf16"],
             "bits_by_part": ledger_parts(self.ledger),
         }
 
@@ -179,6 +179,18 @@ class Report:
             ],
             "rate_distortion": [point.to_dict() for point in self.points],
         }
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as people say it.
+
+    Examples
+    --------
+    >>> clock(8.4), clock(75)
+    ('8 s', '1 min 15 s')
+    """
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
 
 
 def best_of(report: Report, group: Group, bits: int) -> ModelRow | None:

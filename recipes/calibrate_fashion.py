@@ -5,7 +5,8 @@
 Each preset is compressed as ``dpqlab compress`` does it, then its codebooks, row scales and biases
 are trained to match the teacher's output and block features on noisy Fashion-MNIST images, codes
 fixed. Every preset gets the same batches and as many steps. Writes ``fashion-dit-PRESET/`` and
-``fashion-dit-PRESET.jsonl``, the course of the losses. About a minute a preset on one H100.
+``fashion-dit-PRESET.jsonl``, the course of the losses, and appends it to the benchmark record
+``calibration.jsonl``, all in FOLDER. About a minute a preset on one H100.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.record import append, make_record
 from dpqlab.calibration import CalibrationConfig, CalibrationData, CalibrationRecord, calibrate
 from dpqlab.checkpoint import save_compressed
-from dpqlab.diffusion import load_pipeline, make_scheduler
+from dpqlab.commands.measure import origin_of
+from dpqlab.diffusion import load_pipeline, make_scheduler, resolve
 from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
 from dpqlab.nn import Compression, compress_, preset
 
@@ -117,8 +121,8 @@ def write(
         student,
         out / f"{TEACHER}-{name}",
         scheduler_config=json.loads(scheduler.to_json_string()),
-        provenance={
-            "source": TEACHER,
+        provenance=origin_of(TEACHER, resolve(TEACHER))
+        | {
             "preset": name,
             "licence": "MIT",
             "dpqlab": dpqlab.__version__,
@@ -132,14 +136,29 @@ def write(
         card=card,
         overwrite=True,
     )
-    lines = [json.dumps(dataclasses.asdict(record)) for record in records]
-    (out / f"{TEACHER}-{name}.jsonl").write_text("\n".join(lines) + "\n")
+    course = [dataclasses.asdict(record) for record in records]
+    (out / f"{TEACHER}-{name}.jsonl").write_text("".join(f"{json.dumps(c)}\n" for c in course))
+    append(
+        make_record(
+            "calibration",
+            name,
+            "held_out_loss",
+            best.total,
+            "loss",
+            higher_is_better=False,
+            details=dataclasses.asdict(config) | {"images": images, "course": course},
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        ),
+        out,
+    )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe."""
     defaults = CalibrationConfig()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="recipes.calibrate_fashion", description="Make the calibrated presets."
+    )
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
@@ -149,7 +168,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="use the first IMAGES only")
     parser.add_argument("--every", type=int, default=defaults.every)
     parser.add_argument("--holdout", type=int, default=defaults.holdout)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -16,7 +16,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dpqlab.calibration import noisy_batch, warmup_cosine
 from dpqlab.diffusion.dit import FASHION_DIT, make_dit
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.sampling import SampleRequest, sample_images
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
-from dpqlab.nn.embedder import untie_embedders_
 from dpqlab.viz.images import sheet
 
 
@@ -64,13 +64,15 @@ class TrainRecord:
 
 
 class Training:
-    """Model, running mean of its weights, and optimiser: all that a checkpoint holds."""
+    """Model, running mean of its weights, optimiser, batches: all that a checkpoint holds."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device, self.step, self.elapsed = config, device, 0, 0.0
-        self.model: Any = make_dit(FASHION_DIT).to(device).train()
-        self.ema: Any = make_dit(FASHION_DIT).to(device).eval().requires_grad_(False)
+        # of the batches: a resumed run goes on with the draws of an uninterrupted one
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.model: Any = self._new_model().train()
+        self.ema: Any = self._new_model().eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -80,15 +82,21 @@ class Training:
             fused=device.type == "cuda",
         )
 
+    def _new_model(self) -> Any:
+        model: Any = make_dit(FASHION_DIT)
+        return model.to(self.device)
+
     def save(self, path: Path) -> None:
         """Write everything needed to go on, as one safetensors file."""
         tensors: dict[str, Tensor] = {"state.step": torch.tensor([self.step])}
         tensors["state.elapsed"] = torch.tensor([self.elapsed], dtype=torch.float64)
+        tensors["state.generator"] = self.generator.get_state()
         for i, (name, parameter) in enumerate(self.model.named_parameters()):
             moments = self.optimizer.state[parameter]
             tensors[f"model.{name}"] = parameter.detach()
-            tensors[f"first.{i}"] = moments["exp_avg"]
-            tensors[f"second.{i}"] = moments["exp_avg_sq"]
+            if moments:
+                tensors[f"first.{i}"] = moments["exp_avg"]
+                tensors[f"second.{i}"] = moments["exp_avg_sq"]
         for name, parameter in self.ema.named_parameters():
             tensors[f"ema.{name}"] = parameter
         save_file({k: v.contiguous() for k, v in tensors.items()}, path)
@@ -98,6 +106,8 @@ class Training:
         tensors = load_file(path, device=str(self.device))
         self.step = int(tensors["state.step"].item())
         self.elapsed = float(tensors["state.elapsed"].item())
+        if "state.generator" in tensors:
+            self.generator.set_state(tensors["state.generator"].cpu())
         with torch.no_grad():
             for i, (name, parameter) in enumerate(self.model.named_parameters()):
                 parameter.copy_(tensors.get(f"model.{name}", tensors[f"ema.{name}"]))
@@ -118,32 +128,14 @@ def progress(state: Training) -> float:
 
 def learning_rate(config: TrainConfig, step: int, done: float) -> float:
     """Linear warm-up, then a cosine to zero at the end of the run."""
-    warm = min(1.0, (step + 1) / config.warmup)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def noisy_batch(
-    images: Tensor, labels: Tensor, alphas: Tensor, config: TrainConfig
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw a batch: noisy images, their timesteps, labels (some dropped), and the noise."""
-    device, batch = images.device, config.batch
-    pick = torch.randint(len(images), (batch,), device=device)
-    clean = images[pick].float() / 127.5 - 1
-    # one timestep in each of `batch` equal strata: the same uniform law with less variance
-    uniform = (torch.arange(batch, device=device) + torch.rand(batch, device=device)) / batch
-    timesteps = (uniform * len(alphas)).long().clamp(max=len(alphas) - 1)
-    noise = torch.randn_like(clean)
-    alpha = alphas[timesteps].view(-1, 1, 1, 1)
-    dropped = torch.rand(batch, device=device) < config.label_drop
-    null = FASHION_DIT["num_embeds_ada_norm"]
-    kept = torch.where(dropped, null, labels[pick])
-    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, timesteps, kept, noise
+    return warmup_cosine(config.learning_rate, step, warmup=config.warmup, done=done)
 
 
 def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Iterator[TrainRecord]:
     """Train until the config's end, yielding a record each ``every`` steps."""
     config = state.config
-    alphas = make_scheduler("ddim").alphas_cumprod.to(state.device)
+    scheduler: Any = make_scheduler("ddim")
+    alphas = scheduler.alphas_cumprod.to(state.device)
     parameters = list(state.model.parameters())
     averages = list(state.ema.parameters())
     total = torch.zeros((), device=state.device)
@@ -153,9 +145,19 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
         rate = learning_rate(config, state.step, progress(state))
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        noisy, timesteps, kept, noise = noisy_batch(images, labels, alphas, config)
+        batch, noise = noisy_batch(
+            images,
+            labels,
+            alphas,
+            size=config.batch,
+            null_class=FASHION_DIT["num_embeds_ada_norm"],
+            label_drop=config.label_drop,
+            generator=state.generator,
+        )
         with torch.autocast(state.device.type, torch.bfloat16, enabled=state.device.type == "cuda"):
-            predicted = state.model(noisy, timestep=timesteps, class_labels=kept).sample
+            predicted = state.model(
+                batch.noisy, timestep=batch.timesteps, class_labels=batch.labels
+            ).sample
         loss = F.mse_loss(predicted.float(), noise)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -192,19 +194,18 @@ def sample_sheet(model: Any, path: Path, *, per_class: int = 8) -> None:
 
 
 def export(state: Training, folder: Path) -> None:
-    """Write the running-mean weights as bf16 shards in diffusers layout, embedders untied."""
+    """Write the running-mean weights as bf16 shards in diffusers layout."""
     model: Any = make_dit(FASHION_DIT)
     model.load_state_dict(state.ema.state_dict())
-    untie_embedders_(model)
     model = model.to(torch.bfloat16).eval()
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = PixelDiTPipeline(model, make_scheduler("ddim"))
     pipeline.save_pretrained(folder, max_shard_size="15MB", safe_serialization=True)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="recipes.train_fashion", description="Train the teacher.")
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seconds", type=float, default=math.inf, help="end by then")
@@ -214,7 +215,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=250, help="steps between progress lines")
     parser.add_argument("--sheet-every", type=int, default=5000, help="steps between sheets")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/training.safetensors")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = TrainConfig(steps=args.steps, seconds=args.seconds, batch=args.batch, seed=args.seed)
     arrays, targets = read_split(args.data, "train")

@@ -106,7 +106,7 @@ def test_a_missing_package_names_its_extra(
 ) -> None:
     missing = ModuleNotFoundError("No module named 'rich.table'", name="rich.table")
     assert run_raising(monkeypatch, missing) == 2
-    assert "pip install 'dpqlab[cli]'" in capsys.readouterr().err
+    assert "pip install -e '.[cli]'" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ LAYERS = {
     "dpqlab.kernels": set(),
     "dpqlab.nn": set(),
     "dpqlab.checkpoint": set(),
+    "dpqlab.diffusion": set(),
+    "dpqlab.calibration": set(),
     "dpqlab.evaluation": {"scipy"},
     "dpqlab.viz": {"plotly", "PIL"},
 }  # fmt: skip

@@ -197,6 +197,16 @@ def test_models_that_store_the_same_share_a_bar(report: Report) -> None:
     assert "one bar stands for both" not in render(changed)
 
 
+def test_the_verdict_on_the_curves_is_this_runs(report: Report) -> None:
+    words = Page(render(report)).words
+    assert (
+        "within 2 true bits: VQ on Attention, query (8 × 4) and adaLN modulation (8 × 4)." in words
+    )
+    better = replace(report.points[-1], family="PQ", relative_error=0.01)
+    words = Page(render(replace(report, points=(*report.points, better)))).words
+    assert "VQ on Attention, query (8 × 4); PQ on adaLN modulation (8 × 4)." in words
+
+
 def test_summary_is_plain_json(report: Report) -> None:
     summary = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert [model["name"] for model in summary["models"]] == [r.name for r in report.rows]

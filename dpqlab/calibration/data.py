@@ -1,4 +1,4 @@
-"""Noisy training inputs drawn from real images."""
+"""Noisy images, made from real ones: what a DiT is trained and calibrated on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,35 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from dpqlab.errors import ShapeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationData:
+    """Real images to make noisy ones of.
+
+    Parameters
+    ----------
+    images, labels
+        uint8 (N, C, H, W) and int64 (N,), on the device to work on.
+    alphas
+        Cumulative products of the noise schedule (T,), ``scheduler.alphas_cumprod``, on the same
+        device.
+    """
+
+    images: Tensor
+    labels: Tensor
+    alphas: Tensor
+
+    def __post_init__(self) -> None:
+        """Refuse images that would be misread."""
+        shape, dtype = tuple(self.images.shape), self.images.dtype
+        if len(shape) != 4 or dtype != torch.uint8 or tuple(self.labels.shape) != shape[:1]:
+            raise ShapeError(
+                f"images are {dtype} {shape} and labels {tuple(self.labels.shape)}: expected uint8 "
+                "(N, C, H, W) and (N,)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +66,16 @@ def noisy_batch(
         Cumulative products of the noise schedule (T,), on the same device.
     size
         Images in the batch.
-    label_drop
+    null_class, label_drop
         Share of the labels replaced by ``null_class``, so that guidance's other branch is served.
     generator
         Of the same device.
 
     Returns
     -------
-    The batch, and its noise (size, C, H, W). Timesteps are stratified: one in each of ``size``
-    equal parts of the schedule, which keeps the uniform law and lowers the variance.
+    The batch, and its noise (size, C, H, W). Images are drawn with replacement. Timesteps are
+    stratified: one in each of ``size`` equal parts of the schedule, in order, which keeps the
+    uniform law and lowers the variance.
     """
     device = images.device
 

@@ -14,8 +14,8 @@ from dpqlab.errors import ConfigError
 class DistillationLoss:
     """Losses of one batch, scalars: ``total = output + weight * features``.
 
-    ``output`` is the mean squared error of the predicted noise; ``features`` the mean over blocks of
-    the relative squared error of the block's output.
+    ``output`` is the mean squared error of the predicted noise; ``features`` the mean over blocks
+    of the relative squared error of the block's output.
     """
 
     total: Tensor

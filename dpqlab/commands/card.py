@@ -21,7 +21,7 @@ tags: [dpqlab, quantized]
 | the same model in fp32 | {fp32:.2f} MB |
 
     from dpqlab.diffusion import load_pipeline
-    images = load_pipeline("{name}")(class_labels=range(10), seed=0).images
+    images = load_pipeline("path/to/this/folder")(class_labels=range(10), seed=0).images
 
 Below about 2 bits an uncalibrated model draws noise. `dpqlab inspect` shows every layer.
 """

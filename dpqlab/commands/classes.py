@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dpqlab.diffusion.models import FASHION_CLASSES
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation.fashion_mnist import CLASSES, SIDE
 
 
 def class_names(config: Any) -> tuple[str, ...]:
     """Name the classes of a model from its config: Fashion-MNIST's, or plain numbers."""
     count = int(config.num_embeds_ada_norm)
-    fashion = (config.in_channels, config.sample_size) == (1, 28) and count == len(FASHION_CLASSES)
-    return FASHION_CLASSES if fashion else tuple(str(i) for i in range(count))
+    fashion = (config.in_channels, config.sample_size) == (1, SIDE) and count == len(CLASSES)
+    return CLASSES if fashion else tuple(str(i) for i in range(count))
 
 
 def parse_classes(text: str, names: tuple[str, ...]) -> tuple[int, ...]:
     """Turn a list of numbers, ranges and names into labels, in the order given.
+
+    Either part of a name with a slash will do: "T-shirt/top" is also "t-shirt".
 
     Raises
     ------
@@ -29,7 +31,8 @@ def parse_classes(text: str, names: tuple[str, ...]) -> tuple[int, ...]:
     >>> parse_classes("0-2,bag", ("Top", "Skirt", "Coat", "Bag"))
     (0, 1, 2, 3)
     """
-    by_name = {_plain(name): label for label, name in enumerate(names)}
+    by_name = {_plain(part): i for i, name in enumerate(names) for part in name.split("/")}
+    by_name |= {_plain(name): i for i, name in enumerate(names)}
     labels: list[int] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         span = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)

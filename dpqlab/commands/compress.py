@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from dpqlab.checkpoint import is_compressed, save_compressed
 from dpqlab.commands.card import model_card
 from dpqlab.commands.loading import load
 from dpqlab.commands.measure import origin_of
-from dpqlab.commands.terminal import Terminal, add_json_argument, clock, megabytes
+from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
 from dpqlab.core import SCOPES, CodebookCodec, ModelLedger
 from dpqlab.diffusion.models import resolve, weight_bytes
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation.sizes import size_figures
 from dpqlab.nn.plan import Plan, preset, presets
-from dpqlab.nn.surgery import LayerRecord, compress_steps, ledger_of_model
+from dpqlab.nn.surgery import LayerRecord, Skipped, compress_steps, ledger_of_model
+from dpqlab.nn.targets import skipped_layers
+from dpqlab.report import clock
 
 EXAMPLES = """examples:
   dpqlab compress fashion-dit out/pq --preset pq-1bit
@@ -94,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if is_compressed(source):
         raise ConfigError(f"{args.source} is compressed already: expected a full-precision model")
     pipeline = load(args.source)
+    kept = kept_by_reason(skipped_layers(pipeline.transformer, plan))
     steps = compress_steps(pipeline.transformer, plan, seed=args.seed)
     records: list[LayerRecord] = []
     with terminal.progress(f"Compressing with {plan.name}", 1) as meter:
@@ -106,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     )
     summary = summary_of(done)
     if args.json:
-        terminal.emit(summary | {"preset": plan.name, "seed": args.seed})
+        terminal.emit(summary | {"kept": kept, "preset": plan.name, "seed": args.seed})
         return 0
     terminal.say(
         f"{done.path}: {summary['true_bits_per_weight']:.3f} true bits per weight, "
@@ -116,8 +121,29 @@ def run(args: argparse.Namespace) -> int:
         f"{summary['ratio_fp32']:.1f}x smaller than fp32 ({megabytes(done.ledger.fp32_bytes)}), "
         f"relative weight error {done.relative_error:.3f}, {clock(done.seconds)}"
     )
+    for group in kept:
+        terminal.say(
+            f"kept {group['count']} Linear{'s' * (group['count'] > 1)} "
+            f"({group['weights']:,} weights): {group['reason']}"
+        )
     terminal.say(f"next: dpqlab sample {args.source} {done.path}")
     return 0
+
+
+def kept_by_reason(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
+    """Group the Linears that were kept by the reason why, as JSON values."""
+    groups: dict[str, list[Skipped]] = {}
+    for layer in skipped:
+        groups.setdefault(layer.reason, []).append(layer)
+    return [
+        {
+            "reason": reason,
+            "count": len(layers),
+            "weights": sum(layer.shape[0] * layer.shape[1] for layer in layers),
+            "names": [layer.name for layer in layers],
+        }
+        for reason, layers in groups.items()
+    ]
 
 
 def overridden(plan: Plan, args: argparse.Namespace) -> Plan:
@@ -184,13 +210,14 @@ def write(
 
 def summary_of(done: Compressed) -> dict[str, Any]:
     """Return the sizes as JSON values."""
+    figures = size_figures(done.ledger, done.bytes_on_disk)
     return {
         "path": str(done.path),
         "true_bits_per_weight": done.ledger.true_bits_per_weight,
         "compressed_weights": done.ledger.compressed_weights,
         "bytes_on_disk": done.bytes_on_disk,
-        "ratio_fp32": done.ledger.fp32_bytes / done.bytes_on_disk,
-        "ratio_bf16": done.ledger.bf16_bytes / done.bytes_on_disk,
+        "ratio_fp32": figures["ratio_fp32"],
+        "ratio_bf16": figures["ratio_bf16"],
         "relative_error": done.relative_error,
         "seconds": round(done.seconds, 2),
     }

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from dpqlab.commands.terminal import Terminal, add_json_argument, clock, megabytes
+from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
 from dpqlab.demo import DemoConfig, run_demo
-from dpqlab.report import Report, headline
+from dpqlab.report import Report, clock, headline
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

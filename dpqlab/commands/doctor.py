@@ -6,6 +6,8 @@ import argparse
 import os
 import platform
 import shutil
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from rich.text import Text
 
 from dpqlab import __version__
 from dpqlab.checkpoint import is_compressed, verify
+from dpqlab.commands.checksums import SUMS, check_sums
 from dpqlab.commands.expected import CALIBRATED, SOURCE
 from dpqlab.commands.terminal import Terminal, add_json_argument
-from dpqlab.diffusion.models import ASSETS, bundled
-from dpqlab.errors import DPQError
+from dpqlab.diffusion.models import bundled
+from dpqlab.errors import ConfigError, DPQError
 from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference, quick_reference
 from dpqlab.kernels.dispatch import backends
 
@@ -27,22 +30,19 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "diffusers": (("diffusers", "loading and sampling models"), ("accelerate", "offloading")),
     "cli": (("rich", "this command"), ("plotly", "the report's figures")),
     "fast": (("numba", "fast k-means on the CPU"),),
-    "lab": (
-        ("jupyterlab", "the notebooks"),
-        ("ipywidgets", "their widgets"),
-        ("anywidget", "their live figures"),
-    ),
-    "app": (("gradio", "the app"),),
 }
 """Optional packages and what they are for, by the extra that installs them."""
+
+Check = Callable[[], str]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
         "Say what this machine can do and what is missing: versions, CPU, GPUs, compute backends, "
-        "optional packages with the extra that installs each, bundled models (every file is "
-        "checked), free disk. Missing optional things are no error."
+        "optional packages with the extra that installs each, bundled models (their files are "
+        "hashed and compared with the recorded SHA-256), free disk. Missing optional things are no "
+        "error."
     )
     add_json_argument(parser)
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def cpu() -> dict[str, int]:
-    """Count cores this process may use, torch's threads, and threads numba may start."""
+    """Count the cores that this process may use, and the threads that torch uses."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"cores": usable or 1, "torch_threads": torch.get_num_threads()}
 
@@ -99,17 +99,21 @@ def packages() -> list[dict[str, Any]]:
 
 
 def assets() -> list[dict[str, Any]]:
-    """Check every bundled thing; ``problem`` is None where all is well."""
-    entries = bundled() if ASSETS.is_dir() else ()
-    checks: dict[str, Any] = {entry.name: lambda e=entry: _check_model(e.path) for entry in entries}
-    for name in (SOURCE, *CALIBRATED):
-        checks.setdefault(name, None)
-    checks |= {
-        "feature network": bundled_feature_net,
-        "reference statistics": bundled_reference,
-        "quick reference": quick_reference,
+    """Check every bundled thing.
+
+    Returns
+    -------
+    list
+        Of each its ``name``, its ``state`` in words, and its ``problem``, None where there is none.
+    """
+    expected: dict[str, Check] = dict.fromkeys((SOURCE, *CALIBRATED), _not_bundled)
+    models: dict[str, Check] = {e.name: partial(_check_model, e.path) for e in bundled()}
+    others: dict[str, Check] = {
+        "feature network": partial(_check_loads, bundled_feature_net),
+        "reference statistics": partial(_check_loads, bundled_reference),
+        "quick reference": partial(_check_loads, quick_reference),
     }
-    return [{"name": name, "problem": _problem(check)} for name, check in checks.items()]
+    return [_examined(name, check) for name, check in (expected | models | others).items()]
 
 
 def missing(found: dict[str, Any]) -> list[str]:
@@ -120,7 +124,7 @@ def missing(found: dict[str, Any]) -> list[str]:
             p["name"] for p in found["packages"] if p["extra"] == extra and p["version"] is None
         ]
         if gone:
-            said.append(f"{', '.join(gone)}: pip install 'dpqlab[{extra}]'")
+            said.append(f"{', '.join(gone)}: {_install(extra)}")
     return said + [f"{a['name']}: {a['problem']}" for a in found["assets"] if a["problem"]]
 
 
@@ -138,11 +142,13 @@ def show(terminal: Terminal, found: dict[str, Any]) -> None:
     for backend in found["backends"]:
         table.add_row(f"backend {backend['name']}", _mark(backend["available"], backend["reason"]))
     for package in found["packages"]:
-        text = package["version"] or f"missing: pip install 'dpqlab[{package['extra']}]'"
+        text = package["version"] or f"missing: {_install(package['extra'])}"
         line = _mark(package["version"] is not None, f"{text}, for {package['for']}")
         table.add_row(package["name"], line)
     for asset in found["assets"]:
-        table.add_row(asset["name"], _mark(not asset["problem"], asset["problem"] or "intact"))
+        table.add_row(
+            asset["name"], _mark(not asset["problem"], asset["problem"] or asset["state"])
+        )
     terminal.say(table)
     terminal.say("\nMissing:" if found["missing"] else "\nNothing is missing.")
     for line in found["missing"]:
@@ -160,17 +166,31 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _check_model(folder: Path) -> None:
+def _install(extra: str) -> str:
+    return f"pip install -e '.[{extra}]' in the clone"
+
+
+def _check_model(folder: Path) -> str:
+    """Hash a model's files against its manifest, or against its SHA256SUMS."""
     if is_compressed(folder) or (folder / "manifest.json").is_file():
-        verify(folder)
+        return f"intact: {len(verify(folder))} files match their SHA-256"
+    if (folder / SUMS).is_file():
+        return f"intact: {check_sums(folder)} files match their SHA-256"
+    return "present, not verified"
 
 
-def _problem(check: Any) -> str | None:
-    """Run a check and return what it complained about; None for a check that is no check."""
-    if check is None:
-        return "not bundled in this installation"
+def _check_loads(loader: Callable[[], object]) -> str:
+    loader()
+    return "loads"
+
+
+def _not_bundled() -> str:
+    raise ConfigError("not bundled in this installation")
+
+
+def _examined(name: str, check: Check) -> dict[str, str | None]:
+    """Run a check: what it says is the state, what it complains about the problem."""
     try:
-        check()
+        return {"name": name, "state": check(), "problem": None}
     except (DPQError, OSError) as error:
-        return str(error)
-    return None
+        return {"name": name, "state": "missing or damaged", "problem": str(error)}

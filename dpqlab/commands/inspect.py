@@ -16,6 +16,7 @@ from dpqlab.commands.measure import find_source, stored_ledger, weight_errors
 from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
 from dpqlab.core import CodebookCodec, LayerLedger, ModelLedger
 from dpqlab.diffusion.models import resolve, weight_bytes
+from dpqlab.evaluation.sizes import size_figures
 from dpqlab.nn.linear import PackedLinear
 
 RECORDED = "recorded when it was compressed"
@@ -82,6 +83,7 @@ def inspect(model: str, *, source: str | None = None) -> dict[str, Any]:
     stored = read_config(folder).quantization if is_compressed(folder) else None
     against, errors = (None, {}) if stored is None else _errors(transformer, source, stored)
     size = weight_bytes(folder)
+    figures = size_figures(ledger, size)
     return {
         "model": str(model),
         "true_bits_per_weight": ledger.true_bits_per_weight,
@@ -90,8 +92,8 @@ def inspect(model: str, *, source: str | None = None) -> dict[str, Any]:
         "tensor_bytes": ledger.stored_bytes,
         "fp32_bytes": ledger.fp32_bytes,
         "bf16_bytes": ledger.bf16_bytes,
-        "ratio_fp32": ledger.fp32_bytes / size,
-        "ratio_bf16": ledger.bf16_bytes / size,
+        "ratio_fp32": figures["ratio_fp32"],
+        "ratio_bf16": figures["ratio_bf16"],
         "weight_errors_against": against,
         "layers": _layers(transformer, ledger, errors),
         "kept": [

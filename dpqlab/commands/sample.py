@@ -12,10 +12,11 @@ import torch
 from dpqlab.commands.classes import class_names, parse_classes
 from dpqlab.commands.drawing import add_device_argument, batches, device_of, draw
 from dpqlab.commands.loading import load
-from dpqlab.commands.terminal import Terminal, add_json_argument, clock
+from dpqlab.commands.terminal import Terminal, add_json_argument
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import SCHEDULERS, make_scheduler
 from dpqlab.errors import ConfigError
+from dpqlab.report import clock
 from dpqlab.viz.images import sheet
 
 EXAMPLES = """examples:

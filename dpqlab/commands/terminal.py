@@ -25,6 +25,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dpqlab.report import clock
+
 PLAIN_WIDTH = 160  # of tables that are piped or logged
 PLAIN_SECONDS = 5.0  # between plain progress lines
 
@@ -110,18 +112,6 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="write one JSON value to stdout, talk to stderr"
     )
-
-
-def clock(seconds: float) -> str:
-    """Write a duration as people say it.
-
-    Examples
-    --------
-    >>> clock(8.4), clock(75)
-    ('8 s', '1 min 15 s')
-    """
-    whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
 
 
 def megabytes(count: float) -> str:

@@ -3,7 +3,7 @@
 diffusers is imported when a scheduler or a pipeline is first made, not before.
 """
 
-from dpqlab.diffusion.models import ModelEntry, bundled, load_pipeline, resolve
+from dpqlab.diffusion.models import ModelEntry, bundled, load_pipeline, resolve, weight_bytes
 from dpqlab.diffusion.sampling import (
     SampleRequest,
     SampleStep,
@@ -26,4 +26,5 @@ __all__ = [
     "sample_images",
     "sample_steps",
     "to_uint8",
+    "weight_bytes",
 ]

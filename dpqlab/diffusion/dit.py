@@ -51,8 +51,9 @@ def start_adaln_zero_(model: nn.Module) -> None:
     for module in dit.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    nn.init.xavier_uniform_(dit.pos_embed.proj.weight.flatten(1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(dit.pos_embed.proj.weight.flatten(1))  # a view of the patches as rows
     nn.init.zeros_(dit.pos_embed.proj.bias)
     for block in dit.transformer_blocks:
         embedder = block.norm1.emb

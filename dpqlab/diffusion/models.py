@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from dpqlab.checkpoint import is_compressed, load_compressed
+from dpqlab.checkpoint.model_config import scheduler_config_of
 from dpqlab.errors import CheckpointError, ConfigError
 from dpqlab.nn.embedder import tie_embedders_
 
 if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
     from dpqlab.diffusion.pipeline import PixelDiTPipeline
 
 ASSETS = Path(str(files("dpqlab"))) / "assets"
 
-FASHION_CLASSES = (
-    "T-shirt",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """A bundled model: its name, folder, whether it is compressed, and its size on disk in bytes."""
+    """A bundled model; ``bytes_on_disk`` are those of its weight files."""
 
     name: str
     path: Path
@@ -45,6 +37,8 @@ class ModelEntry:
 
 def bundled() -> tuple[ModelEntry, ...]:
     """Return the bundled models, full precision first, then by name."""
+    if not ASSETS.is_dir():
+        return ()
     entries = [
         ModelEntry(
             name=folder.name,
@@ -58,9 +52,20 @@ def bundled() -> tuple[ModelEntry, ...]:
     return tuple(sorted(entries, key=lambda e: (e.kind != "full", e.name)))
 
 
-def weight_bytes(folder: Path) -> int:
-    """Return the bytes of a model's weight files."""
-    return sum(path.stat().st_size for path in (folder / "transformer").glob("*.safetensors"))
+def weight_bytes(folder: str | Path) -> int:
+    """Return the bytes of a model folder's weight files, headers included.
+
+    Raises
+    ------
+    CheckpointError
+        If it has none.
+    """
+    weights = list((Path(folder) / "transformer").glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError(
+            f"{folder} has no transformer/*.safetensors; expected a model folder."
+        )
+    return sum(path.stat().st_size for path in weights)
 
 
 def resolve(name_or_path: str | Path) -> Path:
@@ -104,38 +109,57 @@ def load_pipeline(
     CheckpointError
         If the folder is damaged or of another kind of model.
     """
-    from diffusers import DDIMScheduler, DiTTransformer2DModel, DPMSolverMultistepScheduler
-
     from dpqlab.diffusion.pipeline import PixelDiTPipeline
 
     folder = resolve(name_or_path)
-    if is_compressed(folder):
-        transformer: Any = load_compressed(folder, dtype=dtype, device=device)
-    else:
-        try:
-            transformer = DiTTransformer2DModel.from_pretrained(
-                folder / "transformer",
-                torch_dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{folder}: the full-precision transformer cannot be loaded ({error}); "
-                "expected a diffusers DiTTransformer2DModel folder in safetensors"
-            ) from error
-        # the untied copies that plain diffusers needs are equal; one is enough from here on
-        tie_embedders_(transformer)
-        transformer.to(device)
-    classes: dict[str, Any] = {
-        "DDIMScheduler": DDIMScheduler,
-        "DPMSolverMultistepScheduler": DPMSolverMultistepScheduler,
-    }
-    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-    scheduler_class = config.get("_class_name")
-    if scheduler_class not in classes:
-        raise CheckpointError(
-            f"{folder}: scheduler class {scheduler_class!r}: expected one of {', '.join(classes)}"
+    transformer: Any = (
+        load_compressed(folder, dtype=dtype, device=device)
+        if is_compressed(folder)
+        else _load_full(folder, dtype).to(device)
+    )
+    return PixelDiTPipeline(transformer.eval(), _load_scheduler(folder))
+
+
+def _load_full(folder: Path, dtype: torch.dtype) -> nn.Module:
+    from diffusers import DiTTransformer2DModel
+
+    loader: Any = DiTTransformer2DModel.from_pretrained
+    try:
+        transformer, info = loader(
+            folder / "transformer",
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    scheduler = classes[scheduler_class].from_config(config)
-    return PixelDiTPipeline(transformer.eval(), scheduler)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: the full-precision transformer cannot be loaded ({error}); "
+            "expected a diffusers DiTTransformer2DModel folder in safetensors"
+        ) from error
+    if missing := info["missing_keys"]:
+        # diffusers warns, and leaves them without values
+        raise CheckpointError(
+            f"{folder}: the weight files lack {min(missing)!r} ({len(missing)} missing in all): "
+            "expected every tensor that transformer/config.json asks for"
+        )
+    # plain diffusers needs a copy of the embedder in each block; one is enough from here on.
+    # Copies that differ belong to a model that was trained so, and stay.
+    with suppress(ConfigError):
+        tie_embedders_(transformer)
+    return transformer
+
+
+def _load_scheduler(folder: Path) -> SchedulerMixin:
+    import diffusers
+
+    path = folder / "scheduler" / "scheduler_config.json"
+    try:
+        # the checked config names one of a closed table of classes
+        config = scheduler_config_of(json.loads(path.read_bytes()))
+        return getattr(diffusers, config["_class_name"]).from_config(config)
+    except (OSError, ValueError, AttributeError, NotImplementedError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: the scheduler cannot be loaded ({error}); expected the JSON that a diffusers "
+            "scheduler saves"
+        ) from error

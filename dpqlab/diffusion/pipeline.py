@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, Schedu
 from torch import Tensor
 
 from dpqlab.diffusion.sampling import SampleRequest, SampleStep, sample_steps
-from dpqlab.errors import ConfigError
+from dpqlab.errors import CheckpointError, ConfigError
+from dpqlab.nn.embedder import tie_embedders_, untie_embedders_
+from dpqlab.nn.linear import PackedLinear
 
 StepCallback = Callable[["PixelDiTPipeline", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
 
@@ -78,6 +81,8 @@ class PixelDiTPipeline(DiffusionPipeline):
         ------
         ConfigError
             For an impossible request or output type.
+        ShapeError
+            If ``latents`` have another shape.
         """
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type is {output_type!r}: expected 'pil', 'np' or 'pt'")
@@ -97,11 +102,36 @@ class PixelDiTPipeline(DiffusionPipeline):
             images = self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images)
 
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | os.PathLike[str], **options: Any
+    ) -> None:
+        """Write a full-precision pipeline as diffusers does, with its ``options``.
+
+        diffusers stores a copy of the embedder for each block; a shared one is untied meanwhile.
+
+        Raises
+        ------
+        CheckpointError
+            If the transformer is compressed: :func:`dpqlab.checkpoint.save_compressed` writes it.
+        """
+        if any(isinstance(module, PackedLinear) for module in self.transformer.modules()):
+            raise CheckpointError(
+                "the transformer is compressed, which save_pretrained cannot write: "
+                "use dpqlab.checkpoint.save_compressed"
+            )
+        copies = untie_embedders_(self.transformer)
+        try:
+            super().save_pretrained(save_directory, **options)
+        finally:
+            if copies:
+                tie_embedders_(self.transformer)
+
     def _run(
         self, steps: Generator[SampleStep, Tensor | None, None], total: int, callback: Any
     ) -> Tensor:
         """Drive ``steps`` to the end; what the callback returns replaces the latents."""
-        with self.progress_bar(total=total) as bar:
+        progress_bar: Any = self.progress_bar
+        with progress_bar(total=total) as bar:
             step = next(steps)
             while True:
                 bar.update()

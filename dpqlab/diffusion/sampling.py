@@ -1,7 +1,7 @@
-"""Sampling as a generator: one record a step, so that previews, tracing and Stop need no callbacks.
+"""Sampling as a generator: a record a step, so that previews, tracing and Stop need no callbacks.
 
-Image ``i`` of a seed is the same picture whatever the batch it is drawn in: its starting noise comes
-from a generator of its own, seeded by (seed, i).
+Image ``i`` of a seed is the same picture whatever the batch it is drawn in: its noise comes from
+generators of its own, seeded by (seed, i).
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dpqlab.errors import ConfigError
+from dpqlab.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 MAX_STEPS = 1000
+MAX_SEED = 2**64 - 1
+MAX_INDEX = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class SampleRequest:
     labels
         Class of each image; their number is the number of images.
     seed, first_index
-        Image ``j`` of the request starts from the noise of (seed, first_index + j).
+        Image ``j`` of the request starts from the noise of (seed, first_index + j). 0 to 2**64 - 1
+        and 0 to 2**31 - 1.
     steps
         Sampling steps, 1 to 1000.
     guidance
@@ -50,14 +53,20 @@ class SampleRequest:
         """Refuse what cannot be drawn."""
         if not self.labels:
             raise ConfigError("labels is empty: expected at least one class label")
-        if not 1 <= self.steps <= MAX_STEPS:
-            raise ConfigError(f"steps is {self.steps}: expected 1 to {MAX_STEPS}")
+        for label in self.labels:
+            _check_whole("a label", label, 0, MAX_INDEX)
+        _check_whole("seed", self.seed, 0, MAX_SEED)
+        _check_whole("first_index", self.first_index, 0, MAX_INDEX)
+        _check_whole("steps", self.steps, 1, MAX_STEPS)
         if not math.isfinite(self.guidance) or not 0 <= self.guidance <= 100:
             raise ConfigError(f"guidance is {self.guidance}: expected a number from 0 to 100")
-        if self.seed < 0 or self.first_index < 0:
-            raise ConfigError(
-                f"seed is {self.seed} and first_index {self.first_index}: expected 0 or more"
-            )
+
+
+def _check_whole(what: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise ConfigError(f"{what} is {value!r}: expected a whole number")
+    if not low <= value <= high:
+        raise ConfigError(f"{what} is {value}: expected {low} to {high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +84,23 @@ class SampleStep:
     predicted_clean: Tensor
 
 
-def image_generator(seed: int, index: int) -> torch.Generator:
-    """Return the CPU generator of image ``index`` of ``seed``; pairs never collide by addition."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+def image_generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
+    """Return the CPU generator of image ``index`` of ``seed``.
+
+    Seed and index are hashed, not added: image 1 of seed 0 and image 0 of seed 1 have nothing in
+    common. torch's CPU generator keeps 32 bits of a seed, so two given images share their noise by
+    chance once in 2**32.
+
+    Parameters
+    ----------
+    seed, index
+        As in :class:`SampleRequest`.
+    stream
+        0 for the starting noise; another number for noise that must not repeat it.
+    """
+    # 32-bit words: a longer integer would spill over into the place of the next one
+    words = [seed % 2**32, index, seed >> 32, stream]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
     return torch.Generator("cpu").manual_seed(int(state))
 
 
@@ -105,23 +128,41 @@ def guided_noise(
 ) -> Tensor:
     """Predict the noise with classifier-free guidance.
 
-    Both branches go through the model in one batch. ``labels`` has shape (N,); the null class comes
-    from the model's own config (diffusers' DiTPipeline hard-codes ImageNet's 1000). Channels beyond
-    the image's (a learned variance) are dropped.
+    Both branches go through the model in one batch. The null class comes from the model's own
+    config (diffusers' DiTPipeline hard-codes ImageNet's 1000). Channels beyond the image's (a
+    learned variance) are dropped.
+
+    Parameters
+    ----------
+    latents
+        What the model gets to see (N, C, H, W); it is cast to the model's dtype.
+    timestep, labels
+        A scalar, and int64 (N,).
+    guidance
+        Scale; at 1 the unguided branch is not computed.
+
+    Returns
+    -------
+    Tensor of the shape and dtype of ``latents``.
     """
     config: Any = transformer.config
-    channels = latents.shape[1]
+
+    def predict(x: Tensor, classes: Tensor) -> Tensor:
+        times = timestep.expand(len(classes))
+        out = transformer(x.to(compute_dtype(transformer)), timestep=times, class_labels=classes)
+        return out.sample[:, : latents.shape[1]].to(latents.dtype)
+
     if guidance == 1:
-        out = transformer(latents, timestep=timestep.expand(len(labels)), class_labels=labels)
-        return out.sample[:, :channels]
+        return predict(latents, labels)
     null = torch.full_like(labels, config.num_embeds_ada_norm)
-    out = transformer(
-        torch.cat([latents, latents]),
-        timestep=timestep.expand(2 * len(labels)),
-        class_labels=torch.cat([labels, null]),
-    ).sample[:, :channels]
-    with_class, without_class = out.chunk(2)
+    both = predict(torch.cat([latents, latents]), torch.cat([labels, null]))
+    with_class, without_class = both.chunk(2)
     return without_class + guidance * (with_class - without_class)
+
+
+def compute_dtype(transformer: nn.Module) -> torch.dtype:
+    """Return the dtype that a DiT's input layer works in, which its inputs must have."""
+    return next(p.dtype for p in transformer.parameters() if p.is_floating_point())
 
 
 def step_options(scheduler: SchedulerMixin, request: SampleRequest) -> dict[str, Any]:
@@ -130,7 +171,8 @@ def step_options(scheduler: SchedulerMixin, request: SampleRequest) -> dict[str,
     DDIM clips the predicted image to [-1, 1]; unless the noise is derived anew from the clipped
     image, the two disagree at the noisiest steps and the error grows with the number of steps:
     with 50 guided steps the bundled model's FCD is 9.1 one way and below 0.1 the other. Ancestral
-    schedulers draw noise; a generator for each image keeps it independent of its batch.
+    schedulers draw noise; generators of its own, other than the one of its starting noise, keep an
+    image independent of its batch.
     """
     accepted = inspect.signature(scheduler.step).parameters  # pyright: ignore
     options: dict[str, Any] = {}
@@ -139,12 +181,11 @@ def step_options(scheduler: SchedulerMixin, request: SampleRequest) -> dict[str,
     elif "generator" in accepted:
         first = request.first_index
         options["generator"] = [
-            image_generator(request.seed, first + i) for i in range(len(request.labels))
+            image_generator(request.seed, first + i, stream=1) for i in range(len(request.labels))
         ]
     return options
 
 
-@torch.no_grad()
 def sample_steps(
     transformer: nn.Module,
     scheduler: SchedulerMixin,
@@ -173,23 +214,37 @@ def sample_steps(
     ------
     ConfigError
         For a label that the model does not know.
+    ShapeError
+        If ``latents`` are not of the model's shape, one for each label.
     """
-    sampler: Any = scheduler
     config: Any = transformer.config
-    device = next(transformer.parameters()).device
-    classes = config.num_embeds_ada_norm
-    if not all(0 <= label <= classes for label in request.labels):
+    classes, side = config.num_embeds_ada_norm, config.sample_size
+    if max(request.labels) > classes:
         raise ConfigError(
             f"labels are {request.labels}: expected 0 to {classes - 1}, or {classes} for no class"
         )
+    shape = (config.in_channels, side, side)
     if latents is None:
-        shape = (config.in_channels, config.sample_size, config.sample_size)
         indices = range(request.first_index, request.first_index + len(request.labels))
-        latents = initial_noise(shape, request.seed, indices, device=device)
+        latents = initial_noise(shape, request.seed, indices)
+    elif tuple(latents.shape) != (len(request.labels), *shape):
+        raise ShapeError(
+            f"latents have shape {tuple(latents.shape)}: expected {(len(request.labels), *shape)}"
+        )
+    return _steps(transformer, scheduler, request, latents)
+
+
+@torch.no_grad()
+def _steps(
+    transformer: nn.Module, scheduler: SchedulerMixin, request: SampleRequest, latents: Tensor
+) -> Generator[SampleStep, Tensor | None, None]:
+    sampler: Any = scheduler
+    device = next(transformer.parameters()).device
     labels = torch.tensor(request.labels, device=device)
     sampler.set_timesteps(request.steps, device=device)
     extra = step_options(scheduler, request)
-    x = latents * sampler.init_noise_sigma
+    # float32 whatever the model computes in: the steps add up small differences
+    x = latents.to(device, torch.float32) * sampler.init_noise_sigma
     total = len(sampler.timesteps)
     for index, t in enumerate(sampler.timesteps):
         model_input = sampler.scale_model_input(x, t)
@@ -212,8 +267,8 @@ def sample_images(
     transformer: nn.Module, scheduler: SchedulerMixin, request: SampleRequest
 ) -> Tensor:
     """Run :func:`sample_steps` to its end and return uint8 images (N, C, H, W)."""
-    last = None
-    for last in sample_steps(transformer, scheduler, request):
-        pass
-    assert last is not None
-    return to_uint8(last.latents)
+    latents = None
+    for step in sample_steps(transformer, scheduler, request):
+        latents = step.latents
+    assert latents is not None
+    return to_uint8(latents)

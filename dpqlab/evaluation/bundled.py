@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
+from dpqlab.diffusion.models import ASSETS
 from dpqlab.errors import CheckpointError, ConfigError
 from dpqlab.evaluation.config import EvaluationConfig
 from dpqlab.evaluation.features import FeatureNet, load_feature_net
@@ -36,10 +36,9 @@ def quick_reference(model: str = DEFAULT_MODEL) -> TeacherSamples:
 
 def asset(model: str, name: str) -> Path:
     """Return the path of a bundled file; ConfigError names the models that have it."""
-    root = Path(str(files("dpqlab"))) / "assets"
-    path = root / model / name
+    path = ASSETS / model / name
     if not path.is_file():
-        known = sorted(found.parent.name for found in root.glob(f"*/{name}"))
+        known = sorted(found.parent.name for found in ASSETS.glob(f"*/{name}"))
         raise ConfigError(
             f"the model {model!r} has no bundled {name}; models that do: {known or 'none'}."
         )

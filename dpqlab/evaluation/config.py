@@ -72,9 +72,10 @@ class EvaluationConfig:
 
     @classmethod
     def quick(cls, **changes: Any) -> EvaluationConfig:
-        """Return the short protocol: 2,000 images of 20 steps; minutes on a CPU.
+        """Return the short protocol: 2,000 images of 20 steps.
 
-        Its numbers are comparable with each other, not with those of the full protocol.
+        It takes about a quarter of an hour on two CPU cores. Its numbers are comparable with each
+        other, not with those of the full protocol.
         """
         return cls(**{"images": QUICK_IMAGES, "steps": QUICK_STEPS} | changes)
 

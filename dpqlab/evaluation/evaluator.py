@@ -72,7 +72,7 @@ class EvaluationResult:
         have a higher floor.
     precision, recall
         Against a fixed subset of real images, as many as were drawn if it has that many.
-    agreement
+    class_accuracy
         Share of images in which the feature network sees the class that was asked for.
     fidelity
         Comparison with the teacher; None where no teacher samples were given.
@@ -86,7 +86,7 @@ class EvaluationResult:
     noise_floor_images: int
     precision: float
     recall: float
-    agreement: float
+    class_accuracy: float
     fidelity: FidelityResult | None
     feature_net: str
 
@@ -167,7 +167,7 @@ def evaluate_steps(
         noise_floor_images=reference.test.count,
         precision=shares.precision,
         recall=shares.recall,
-        agreement=agreement(found.predictions, _labels(net, config)),
+        class_accuracy=agreement(found.predictions, _labels(net, config)),
         fidelity=fidelity,
         feature_net=net.sha256,
     )

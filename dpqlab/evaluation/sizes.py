@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from dpqlab.core.ledger import ModelLedger
-from dpqlab.errors import CheckpointError, ConfigError
+from dpqlab.errors import ConfigError
 
 
 def size_figures(ledger: ModelLedger, bytes_on_disk: int) -> dict[str, float]:
@@ -37,11 +34,12 @@ def size_figures(ledger: ModelLedger, bytes_on_disk: int) -> dict[str, float]:
     }
 
 
-def weight_bytes(folder: str | os.PathLike[str]) -> int:
-    """Return the bytes of the safetensors files of a model folder's ``transformer``."""
-    weights = sorted((Path(folder) / "transformer").glob("*.safetensors"))
-    if not weights:
-        raise CheckpointError(
-            f"{folder} has no transformer/*.safetensors; expected a model folder."
-        )
-    return sum(path.stat().st_size for path in weights)
+def ledger_parts(ledger: ModelLedger) -> dict[str, int]:
+    """Sum a model's ledger to bits by part: codes, pool (with tables), scale, bias, kept."""
+    return {
+        "codes": sum(layer.codes for layer in ledger.layers),
+        "pool": sum(layer.pool + layer.table for layer in ledger.layers),
+        "scale": sum(layer.scale for layer in ledger.layers),
+        "bias": sum(layer.bias for layer in ledger.layers),
+        "kept": sum(tensor.bits for tensor in ledger.kept),
+    }

@@ -118,5 +118,5 @@ def _numba_trouble() -> str | None:
     try:
         importlib.import_module("numba")
     except ImportError as error:
-        return f"numba cannot be imported ({error}): pip install 'dpqlab[fast]'"
+        return f"numba cannot be imported ({error}): pip install -e '.[fast]' in the clone"
     return None

@@ -1,4 +1,4 @@
-"""What to compress, and how: rules from layer names to codecs, and the presets."""
+"""What to compress, and how: rules from layer types and names to codecs, and the presets."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from dpqlab.core import CodebookCodec, Codec, ScalarCodec
 from dpqlab.errors import ConfigError
+from dpqlab.nn.packed import PackedLinear
 
 FloatName = Literal["bfloat16", "float16", "float32"]
 FLOAT_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(FloatName)}
@@ -21,7 +23,7 @@ OUTSIDE_REASON = "outside the transformer blocks"
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Which codec the layers with a matching name get.
+    """Which codec the layers of a type with a matching name get.
 
     Attributes
     ----------
@@ -31,14 +33,31 @@ class Rule:
         The codec, or None to keep the layer.
     reason
         Why a layer is kept; shown in the list of skipped layers.
+    layer_type
+        ``nn.Linear``, or a subclass of it to which the rule is restricted. The rule decides about
+        layers of this type and of its subclasses, but compresses those of exactly this type only: a
+        subclass may compute something else. Naming a subclass says that it computes what
+        ``nn.Linear`` does, which is what takes its place.
     """
 
     pattern: str
     codec: Codec | None
     reason: str = ""
+    layer_type: type[nn.Linear] = nn.Linear
 
     def __post_init__(self) -> None:
         """Refuse a rule that cannot match."""
+        kind: object = self.layer_type
+        if not (isinstance(kind, type) and issubclass(kind, nn.Linear)):
+            raise ConfigError(
+                f"layer_type of the rule {self.pattern!r} is {kind!r}: expected nn.Linear or a "
+                "subclass of it"
+            )
+        if issubclass(kind, PackedLinear):
+            raise ConfigError(
+                f"layer_type of the rule {self.pattern!r} is {kind.__name__}, whose layers are "
+                "compressed already: expected nn.Linear or another subclass of it"
+            )
         if not self.pattern:
             raise ConfigError(
                 "a rule has an empty pattern: expected a shell pattern such as '*.to_q'"
@@ -52,7 +71,7 @@ class Plan:
     Attributes
     ----------
     rules
-        The first rule whose pattern matches a layer's name decides; a layer that no rule matches is
+        The first rule that matches a layer's name and type decides; a layer that no rule matches is
         kept.
     rest_dtype
         Storage dtype of every parameter that is kept. ``compress_`` rounds them to it.
@@ -78,12 +97,19 @@ class Plan:
                     f"{', '.join(FLOAT_DTYPES)}"
                 )
 
-    def codec_for(self, name: str) -> tuple[Codec | None, str]:
-        """Return the codec of the layer ``name``, or None and the reason why it is kept."""
+    def codec_for(
+        self, name: str, layer_type: type[nn.Linear] = nn.Linear
+    ) -> tuple[Codec | None, str]:
+        """Return the codec of a layer by name and type, or None and the reason why it is kept."""
         for rule in self.rules:
-            if fnmatchcase(name, rule.pattern):
-                reason = rule.reason or f"kept by the rule {rule.pattern!r}"
-                return rule.codec, "" if rule.codec else reason
+            if not (fnmatchcase(name, rule.pattern) and issubclass(layer_type, rule.layer_type)):
+                continue
+            if rule.codec is None:
+                return None, rule.reason or f"kept by the rule {rule.pattern!r}"
+            if layer_type is not rule.layer_type:
+                wanted = "nn.Linear" if rule.layer_type is nn.Linear else rule.layer_type.__name__
+                return None, f"not a plain {wanted} but {layer_type.__name__}"
+            return rule.codec, ""
         return None, f"no rule of the plan {self.name!r} matches"
 
     @classmethod

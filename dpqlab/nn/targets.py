@@ -47,10 +47,8 @@ def skipped_layers(model: nn.Module, plan: Plan) -> tuple[Skipped, ...]:
     """List the Linears that ``plan`` keeps, with the reason; a tied layer under its first name."""
     skipped: list[Skipped] = []
     for names, linear in _linears(model):
-        codec, reason = plan.codec_for(names[0])
-        if codec is not None and type(linear) is not nn.Linear:
-            reason = f"not a plain nn.Linear but {type(linear).__name__}"
-        if reason:
+        codec, reason = plan.codec_for(names[0], type(linear))
+        if codec is None:
             shape = (linear.out_features, linear.in_features)
             skipped.append(Skipped(name=names[0], shape=shape, reason=reason))
     return tuple(skipped)
@@ -60,8 +58,8 @@ def targets_of(model: nn.Module, plan: Plan) -> list[Target]:
     """List the Linears that ``plan`` compresses, in model order, each once."""
     targets: list[Target] = []
     for names, linear in _linears(model):
-        codec, _ = plan.codec_for(names[0])
-        if codec is not None and type(linear) is nn.Linear:
+        codec, _ = plan.codec_for(names[0], type(linear))
+        if codec is not None:
             key = _pool_key(names[0], codec)
             targets.append(Target(names=names, linear=linear, codec=codec, pool_key=key))
     return targets
@@ -93,6 +91,12 @@ def _validate_layer(target: Target, plan: Plan) -> None:
     if "" in target.names:
         raise ConfigError(
             "the model is itself a Linear, which cannot be replaced: wrap it in a module"
+        )
+    held = [n for n, _ in (*linear.named_parameters(), *linear.named_buffers())]
+    if extra := sorted(set(held) - {"weight", "bias"}):
+        raise ConfigError(
+            f"{target.name}, a {type(linear).__name__}, has {extra[0]!r} besides weight and bias, "
+            "which would be lost: keep the layer"
         )
     if not linear.weight.is_floating_point() or 0 in linear.weight.shape:
         raise ConfigError(

@@ -8,20 +8,10 @@ import plotly.graph_objects as go
 
 from dpqlab.core.ledger import ModelLedger
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation.sizes import ledger_parts
 from dpqlab.viz.theme import PARTS, themed
 
 BITS_PER_MB = 8e6
-
-
-def ledger_parts(ledger: ModelLedger) -> dict[str, int]:
-    """Sum a model's ledger to bits by part: codes, pool (with tables), scale, bias, kept."""
-    return {
-        "codes": sum(layer.codes for layer in ledger.layers),
-        "pool": sum(layer.pool + layer.table for layer in ledger.layers),
-        "scale": sum(layer.scale for layer in ledger.layers),
-        "bias": sum(layer.bias for layer in ledger.layers),
-        "kept": sum(tensor.bits for tensor in ledger.kept),
-    }
 
 
 def ledger_bars(ledgers: Mapping[str, ModelLedger], *, title: str = "") -> go.Figure:

@@ -15,10 +15,11 @@ from plotly.offline import get_plotlyjs
 from torch import Tensor
 
 from dpqlab.core.ledger import ModelLedger
-from dpqlab.report import Group, ModelRow, Report, best_of, headline
+from dpqlab.evaluation.sizes import ledger_parts
+from dpqlab.report import Group, ModelRow, Report, best_of, clock, headline
 from dpqlab.viz.images import sheet
-from dpqlab.viz.ledger import ledger_bars, ledger_parts
-from dpqlab.viz.page_tables import curve_table, results_table, scaling_table
+from dpqlab.viz.ledger import ledger_bars
+from dpqlab.viz.page_tables import curve_table, curve_verdict, results_table, scaling_table
 from dpqlab.viz.rate_distortion import rate_distortion
 
 GROUP_TITLES: dict[Group, str] = {
@@ -58,6 +59,7 @@ def render(report: Report) -> str:
         "fp32_times": f"{full.ledger.fp32_bytes / longest:.0f}",
         "group_size": str(report.group_size),
         "curves": curves(report),
+        "curve_verdict": escape(curve_verdict(report.points, LAYER_TITLES)),
         "curve_table": curve_table(report.points, LAYER_TITLES),
         "why_title": escape(why_title(report)),
         "why": why(report),
@@ -273,9 +275,3 @@ def commands(report: Report) -> str:
         f'{escape(line.ljust(width))}  <span class="soft"># {escape(what)}</span>'
         for line, what in listed.items()
     )
-
-
-def clock(seconds: float) -> str:
-    """Write a duration as people say it."""
-    whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"

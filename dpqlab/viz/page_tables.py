@@ -93,6 +93,23 @@ def curve_table(points: Sequence[RateDistortionPoint], titles: Mapping[str, str]
     )
 
 
+def curve_verdict(points: Sequence[RateDistortionPoint], titles: Mapping[str, str]) -> str:
+    """Say which family has the least error within the largest budget, layer by layer."""
+    won: dict[str, list[str]] = {}
+    for layer in dict.fromkeys(point.layer for point in points):
+        inside = [p for p in points if p.layer == layer and p.true_bits <= BUDGETS[-1]]
+        if inside:
+            best = min(inside, key=lambda p: p.relative_error)
+            rows, columns = best.shape
+            won.setdefault(best.family, []).append(
+                f"{titles.get(layer, layer)} ({rows} × {columns})"
+            )
+    if not won:
+        return ""
+    found = "; ".join(f"{family} on {' and '.join(layers)}" for family, layers in won.items())
+    return f"In this run, the least error within {BUDGETS[-1]:g} true bits: {found}."
+
+
 def scaling_table(report: Report) -> str:
     """Measured here, and the arithmetic for a larger model."""
     first = report.scalings[0]

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from dpqlab.commands.classes import class_names, parse_classes
-from dpqlab.diffusion.models import FASHION_CLASSES
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation.fashion_mnist import CLASSES
 
 
 @pytest.mark.parametrize(
@@ -16,21 +16,21 @@ from dpqlab.errors import ConfigError
         ("3", (3,)),
         ("5,5,1", (5, 5, 1)),
         ("bag, Dress ,0-1", (8, 3, 0, 1)),
-        ("T-shirt,tshirt,ankle-boot", (0, 0, 9)),
+        ("T-shirt/top,T-shirt,tshirt,top,Shirt,ankle-boot", (0, 0, 0, 0, 6, 9)),
     ],
 )
 def test_numbers_ranges_and_names(text: str, labels: tuple[int, ...]) -> None:
-    assert parse_classes(text, FASHION_CLASSES) == labels
+    assert parse_classes(text, CLASSES) == labels
 
 
 @pytest.mark.parametrize("text", ["", ",", "10", "0-10", "3-2", "hat", "-1", "1.5", "9" * 40])
 def test_what_is_no_class_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="class"):
-        parse_classes(text, FASHION_CLASSES)
+        parse_classes(text, CLASSES)
 
 
 def test_names_belong_to_the_fashion_model_only() -> None:
     fashion = SimpleNamespace(num_embeds_ada_norm=10, in_channels=1, sample_size=28)
     other = SimpleNamespace(num_embeds_ada_norm=3, in_channels=3, sample_size=64)
-    assert class_names(fashion) == FASHION_CLASSES
+    assert class_names(fashion) == CLASSES
     assert class_names(other) == ("0", "1", "2")

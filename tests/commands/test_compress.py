@@ -27,6 +27,11 @@ def test_writes_a_folder_that_loads_and_says_what_it_is(
     assert said["path"] == str(out)
     assert said["bytes_on_disk"] == weight_bytes(out)
     assert said["true_bits_per_weight"] > 1
+    kept = {group["reason"]: (group["count"], group["names"]) for group in said["kept"]}
+    assert kept.pop("outside the transformer blocks") == (2, ["proj_out_1", "proj_out_2"])
+    ((reason, (count, _)),) = kept.items()
+    assert "embedder" in reason
+    assert count == 2
     stored = read_config(out).quantization
     assert stored.provenance["seed"] == 3
     assert stored.provenance["source"] == "tiny"
@@ -43,10 +48,13 @@ def test_the_same_seed_gives_the_same_weights(tiny: Path, tmp_path: Path) -> Non
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_overrides_change_the_codec(tiny: Path, tmp_path: Path) -> None:
+def test_overrides_change_the_codec(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "mine"
     changes = ["--d", "4", "--k", "8", "--scope", "group", "--group", "2", "--no-row-scale"]
     assert main(["compress", str(tiny), str(out), *changes]) == 0
+    assert "kept 2 Linears" in capsys.readouterr().out
     codecs = {entry.codec for entry in read_config(out).quantization.layers.values()}
     assert codecs == {CodebookCodec(d=4, k=8, scope="group", group=2, row_scale=False)}
 

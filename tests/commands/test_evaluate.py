@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from dpqlab.cli import main
 from dpqlab.commands import drawing
-from dpqlab.commands.evaluate import known_teacher
+from dpqlab.commands.evaluate import why_no_teacher
+from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.evaluation.bundled import quick_reference
 from dpqlab.evaluation.config import EvaluationConfig
 
 SHORT = ["--images", "24", "--steps", "1"]
@@ -20,6 +23,7 @@ def test_without_a_teacher(tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert result["config"]["images"] == 24
     assert result["fcd"]["value"] > 0
     assert result["fidelity"] is None
+    assert "images is 24" in result["teacher"]
 
 
 def test_its_own_teacher_agrees(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,11 +54,35 @@ def test_ctrl_c_while_drawing(
 
 
 def test_the_recorded_teacher_is_for_its_own_protocol_only() -> None:
-    assert known_teacher(EvaluationConfig(images=100), asked=None) is None
-    assert known_teacher(EvaluationConfig.quick(), asked="another") is None
+    assert why_no_teacher(EvaluationConfig.quick()) == ""
+    assert why_no_teacher(EvaluationConfig.quick(seed=1)) == (
+        "not compared: seed is 1, the recorded teacher's 0; --teacher draws it"
+    )
+    assert why_no_teacher(EvaluationConfig(guidance=2.0)).count("the recorded teacher's") == 3
+
+
+def test_why_there_is_no_teacher_is_said(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tiny), "--quick", *SHORT, "--guidance", "2"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "guidance is 2, the recorded teacher's 1.5; --teacher draws it" in shown
+    assert "add --quick" not in shown
+
+
+def test_every_model_is_drawn_with_ddim(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "dpm"
+    shutil.copytree(tiny, other)
+    scheduler: Any = make_scheduler("dpm")
+    scheduler.save_pretrained(other / "scheduler")
+    found = []
+    for model in (tiny, other):
+        assert main(["evaluate", str(model), *SHORT, "--steps", "3", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["scheduler"] == found[1]["scheduler"] == "ddim"
+    assert found[0]["fcd"] == found[1]["fcd"]
 
 
 @pytest.mark.slow
 def test_bundled_quick_reference_is_the_quick_protocols() -> None:
-    teacher = known_teacher(EvaluationConfig.quick(), asked=None)
-    assert teacher is not None
+    assert quick_reference().protocol == EvaluationConfig.quick().protocol()

@@ -24,7 +24,7 @@ def test_sheet_of_several_models(
     options = ["--classes", "bag,0-2", "--steps", "2", "--zoom", "1", "--out", str(out), "--json"]
     assert main(["sample", *models, *options]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["classes"] == ["Bag", "T-shirt", "Trouser", "Pullover"]
+    assert said["classes"] == ["Bag", "T-shirt/top", "Trouser", "Pullover"]
     with Image.open(out) as picture:
         assert picture.size == (4 * 30 - 2, 3 * 30 - 2)
         pixels = np.asarray(picture)

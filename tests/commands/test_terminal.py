@@ -5,7 +5,8 @@ import json
 import pytest
 
 from dpqlab.commands import terminal as module
-from dpqlab.commands.terminal import Terminal, clock, megabytes
+from dpqlab.commands.terminal import Terminal, megabytes
+from dpqlab.report import clock
 
 
 def test_talk_goes_to_stderr_when_stdout_is_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,8 +24,8 @@ def test_json_has_no_nan() -> None:
 
 
 def test_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal().say("pip install 'dpqlab[lab]' :smile:")
-    assert capsys.readouterr().out == "pip install 'dpqlab[lab]' :smile:\n"
+    Terminal().say("pip install -e '.[fast]' :smile:")
+    assert capsys.readouterr().out == "pip install -e '.[fast]' :smile:\n"
 
 
 def test_plain_progress_says_how_long(

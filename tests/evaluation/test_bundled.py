@@ -23,7 +23,7 @@ def root(tmp_path, monkeypatch, net_path, reference):
     folder.mkdir(parents=True)
     (folder / "feature_net.safetensors").write_bytes(net_path.read_bytes())
     reference.save(folder / "reference.npz")
-    monkeypatch.setattr(bundled, "files", lambda _package: tmp_path)
+    monkeypatch.setattr(bundled, "ASSETS", tmp_path / "assets")
     return folder
 
 

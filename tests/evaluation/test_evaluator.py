@@ -63,7 +63,7 @@ def test_the_result_says_what_the_parts_say(sample, net, reference, draw_images)
     expected = frechet_distance(FeatureStatistics.from_features(seen.features), reference.train)
     assert result.fcd.value == pytest.approx(expected, rel=1e-6)
     assert result.fcd.low <= result.fcd.value <= result.fcd.high
-    assert result.agreement == (seen.predictions == labels).mean()
+    assert result.class_accuracy == (seen.predictions == labels).mean()
     assert 0 <= result.recall <= 1
     assert 0 <= result.precision <= 1
     assert (result.noise_floor, result.noise_floor_images) == (reference.floor, 60)
@@ -71,6 +71,7 @@ def test_the_result_says_what_the_parts_say(sample, net, reference, draw_images)
     assert result.feature_net == net.sha256
     found = json.loads(json.dumps(result.to_dict()))
     assert found["config"]["images"] == 50
+    assert found["class_accuracy"] == result.class_accuracy
     assert found["fcd"]["value"] == result.fcd.value
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpqlab.errors import ConfigError, ShapeError
-from dpqlab.evaluation import precision_recall as module
 from dpqlab.evaluation.precision_recall import ball_radii, precision_recall
 from recipes.torch_fidelity_reference import feature_pair
 
@@ -58,6 +58,7 @@ def test_blocks_change_nothing(monkeypatch):
     generator = np.random.default_rng(0)
     real, fake = generator.normal(size=(130, 5)), generator.normal(0.3, 0.7, size=(90, 5))
     whole = precision_recall(real, fake)
+    module = import_module("dpqlab.evaluation.precision_recall")
     monkeypatch.setattr(module, "_CHUNK_BYTES", 8 * 130 * 7)
     assert precision_recall(real, fake) == whole
     assert 0.0 < whole.recall < whole.precision < 1.0

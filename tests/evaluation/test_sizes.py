@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from dpqlab.core.ledger import KeptTensor, LayerLedger, ModelLedger
-from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.evaluation.sizes import size_figures, weight_bytes
+from dpqlab.errors import ConfigError
+from dpqlab.evaluation.sizes import ledger_parts, size_figures
 
 LAYER = LayerLedger(
     name="block.linear", kind="linear", shape=(8, 16), codec="PQ d=4 k=16", codes=128, table=0,
@@ -30,11 +30,6 @@ def test_no_bytes_are_refused():
         size_figures(ModelLedger(layers=(LAYER,)), 0)
 
 
-def test_weights_are_what_the_transformer_folder_holds(tmp_path):
-    (tmp_path / "transformer").mkdir()
-    with pytest.raises(CheckpointError, match="safetensors"):
-        weight_bytes(tmp_path)
-    for name, size in (("a-1.safetensors", 100), ("a-2.safetensors", 50), ("config.json", 9)):
-        (tmp_path / "transformer" / name).write_bytes(bytes(size))
-    (tmp_path / "feature_net.safetensors").write_bytes(bytes(1000))
-    assert weight_bytes(tmp_path) == 150
+def test_parts_are_all_that_is_stored():
+    ledger = ModelLedger(layers=(LAYER,), kept=(KEPT,))
+    assert sum(ledger_parts(ledger).values()) == 8 * ledger.stored_bytes

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from dpqlab.core import CodebookCodec, ScalarCodec
 from dpqlab.errors import ConfigError
+from dpqlab.nn.linear import CompressedLinear
 from dpqlab.nn.plan import Plan, Rule, kind_of, preset, presets, split_block_name
 
 CODEC = CodebookCodec(d=4, k=16)
@@ -19,6 +21,37 @@ def test_first_matching_rule_wins() -> None:
     codec, reason = plan.codec_for("head")
     assert codec is None
     assert "no rule" in reason
+
+
+class Special(nn.Linear):
+    pass
+
+
+class MoreSpecial(Special):
+    pass
+
+
+def test_a_rule_can_be_restricted_to_a_type() -> None:
+    restricted = Rule(pattern="*", codec=OTHER, layer_type=Special)
+    plan = Plan(rules=(restricted, Rule(pattern="*", codec=CODEC)))
+    assert plan.codec_for("a") == (CODEC, "")
+    assert plan.codec_for("a", Special) == (OTHER, "")
+    assert plan.codec_for("a", MoreSpecial) == (None, "not a plain Special but MoreSpecial")
+    turned = Plan(rules=plan.rules[::-1])
+    assert turned.codec_for("a", Special) == (None, "not a plain nn.Linear but Special")
+
+
+def test_a_rule_that_keeps_covers_subclasses() -> None:
+    keep = Rule(pattern="*", codec=None, reason="delicate", layer_type=Special)
+    plan = Plan(rules=(keep, Rule(pattern="*", codec=CODEC)))
+    assert plan.codec_for("a", MoreSpecial) == (None, "delicate")
+    assert plan.codec_for("a", nn.Linear) == (CODEC, "")
+
+
+@pytest.mark.parametrize("layer_type", [nn.Conv2d, "Linear", None, CompressedLinear])
+def test_other_layer_types_are_refused(layer_type: object) -> None:
+    with pytest.raises(ConfigError, match="layer_type of the rule"):
+        Rule(pattern="*", codec=CODEC, layer_type=layer_type)  # pyright: ignore
 
 
 def test_patterns_are_case_sensitive() -> None:

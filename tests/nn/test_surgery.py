@@ -360,3 +360,26 @@ def test_presets_run_on_a_small_model(name: str) -> None:
     model = nn.Module()
     model.transformer_blocks = nn.ModuleList([nn.ModuleDict({"lin": nn.Linear(384, 8)})])
     assert len(compress_(model, preset(name)).layers) == 1
+
+
+class Renamed(nn.Linear):
+    """Computes what nn.Linear does, under another name."""
+
+
+def test_a_subclass_is_compressed_where_a_rule_names_it() -> None:
+    model = nn.Sequential(nn.Linear(16, 8), Renamed(16, 8))
+    plan = Plan(rules=(Rule(pattern="*", codec=PQ, layer_type=Renamed),))
+    result = compress_(model, plan)
+    assert [record.name for record in result.layers] == ["1"]
+    assert type(model[0]) is nn.Linear
+    assert type(model[1]) is CompressedLinear
+    assert [skip.name for skip in result.skipped] == ["0"]
+
+
+def test_a_subclass_with_more_to_store_is_refused() -> None:
+    model = nn.Sequential(Renamed(16, 8))
+    model[0].register_parameter("gain", nn.Parameter(torch.ones(8)))
+    before = copy.deepcopy(model)
+    with pytest.raises(ConfigError, match="'gain' besides weight and bias"):
+        compress_(model, Plan(rules=(Rule(pattern="*", codec=PQ, layer_type=Renamed),)))
+    assert same_state(model, before)

@@ -4,7 +4,7 @@ import pytest
 
 from dpqlab.core import KeptTensor, LayerLedger, ModelLedger
 from dpqlab.errors import ConfigError
-from dpqlab.viz.ledger import ledger_bars, ledger_parts
+from dpqlab.viz.ledger import ledger_bars
 
 
 def ledger() -> ModelLedger:
@@ -22,10 +22,6 @@ def ledger() -> ModelLedger:
     )
     kept = KeptTensor(name="b", bits=16_000_000, numel=10, reason="", in_blocks=False)
     return ModelLedger(layers=(layer,), kept=(kept,))
-
-
-def test_parts_are_all_that_is_stored() -> None:
-    assert sum(ledger_parts(ledger()).values()) == 8 * ledger().stored_bytes
 
 
 def test_bars_are_megabytes_by_part() -> None:

@@ -1,0 +1,191 @@
+"""Masters, their gradients, and one step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dpqlab.calibration import Batch, distillation, noisy_batch
+from dpqlab.calibration.distiller import (
+    Distiller,
+    masters_of,
+    predict,
+    rounded,
+    store_masters_,
+)
+from dpqlab.core import CodebookCodec
+from dpqlab.errors import ConfigError
+from tests.diffusion.tiny import tiny_dit
+
+VQ_KIND = CodebookCodec(d=4, k=16, scope="kind", iterations=2)
+
+
+@pytest.fixture
+def batch(data) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    settings: dict[str, Any] = {"size": 8, "null_class": 10, "label_drop": 0.2}
+    drawn = noisy_batch(data.images, data.labels, data.alphas, generator=generator, **settings)
+    return drawn[0]
+
+
+def test_masters_are_all_that_is_trained(student):
+    masters = masters_of(student)
+    block = "transformer_blocks.1"
+    layers = [
+        f"{block}.{kind}"
+        for kind in (
+            *("norm1.linear", "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
+            *("ff.net.0.proj", "ff.net.2"),
+        )
+    ]
+    expected = {f"{layer}.{part}" for layer in layers for part in ("pool", "scale", "bias")}
+    assert {name for name in masters if name.startswith(block)} == expected
+    assert len(masters) == 2 * len(expected)
+    for name, master in masters.items():
+        parameter = student.get_parameter(name)
+        assert master.dtype == torch.float32
+        assert master.requires_grad
+        assert master.data_ptr() != parameter.data_ptr()
+        assert torch.equal(master, parameter.float())
+
+
+def test_a_shared_pool_is_one_master(compressed):
+    names = [name for name in masters_of(compressed(VQ_KIND)) if name.endswith("pool")]
+    assert len(names) == 7
+    assert all(name.startswith("transformer_blocks.0.") for name in names)
+
+
+def test_a_dense_model_has_none(teacher):
+    with pytest.raises(ConfigError, match="no compressed layers: run compress_"):
+        masters_of(teacher)
+
+
+@torch.no_grad()
+def test_predicting_with_masters_is_predicting_with_the_model(student, batch):
+    masters = masters_of(student)
+    out, blocks = predict(student, batch, {})
+    with_masters, blocks_with = predict(student, batch, masters)
+    given = {"timestep": batch.timesteps, "class_labels": batch.labels}
+    assert torch.equal(out, student(batch.noisy, **given).sample)
+    assert torch.equal(out, with_masters)
+    assert len(blocks) == len(blocks_with) == 2
+    assert all(torch.equal(a, b) for a, b in zip(blocks, blocks_with, strict=True))
+    for name in ("attn1.to_q.pool", "ff.net.2.scale", "norm1.linear.bias"):
+        changed = masters | {
+            f"transformer_blocks.0.{name}": masters[f"transformer_blocks.0.{name}"] * 1.5
+        }
+        assert not torch.equal(predict(student, batch, changed)[0], out)
+    assert torch.equal(predict(student, batch, {})[0], out)
+
+
+@pytest.mark.parametrize("part", ["pool", "scale", "bias"])
+def test_gradients_are_finite_differences(student, teacher, batch, part):
+    """In float64; the loss itself is float32, so the entries that matter most are tried."""
+    student.double()
+    exact = replace(batch, noisy=batch.noisy.double())
+    wanted = predict(tiny_dit().double(), exact, {})
+    masters = {
+        name: master.detach().double().requires_grad_()
+        for name, master in masters_of(student).items()
+    }
+
+    def loss() -> torch.Tensor:
+        return distillation(predict(student, exact, masters), wanted, feature_weight=1.0).total
+
+    loss().backward()
+    for layer in ("transformer_blocks.0.norm1.linear", "transformer_blocks.1.ff.net.2"):
+        master = masters[f"{layer}.{part}"]
+        assert master.grad is not None
+        index = int(master.grad.abs().argmax())
+        entry, step = master.detach().view(-1)[index], 1e-2
+        with torch.no_grad():
+            entry += step
+            above = loss().item()
+            entry -= 2 * step
+            below = loss().item()
+            entry += step
+        expected = (above - below) / (2 * step)
+        assert master.grad.view(-1)[index].item() == pytest.approx(expected, rel=1e-2)
+    reached = [name for name, m in masters.items() if m.grad is not None and m.grad.any()]
+    # a bias of the keys shifts all scores of a row alike: softmax does not see it
+    assert {name for name in masters if name not in reached} <= {
+        name for name in masters if name.endswith("to_k.bias")
+    }
+
+
+def test_a_shared_pools_gradient_is_the_sum_over_its_layers(compressed, teacher, batch):
+    student = compressed(VQ_KIND)
+    masters = masters_of(student)
+    wanted = predict(teacher, batch, {})
+    name = "transformer_blocks.{}.ff.net.2.pool"
+    mine = predict(student, batch, masters)
+    distillation(mine, wanted, feature_weight=0.1).total.backward()
+    together = masters[name.format(0)].grad
+    apart = []
+    for index in range(2):
+        layer = student.transformer_blocks[index].ff.net[2]
+        other = student.transformer_blocks[1 - index].ff.net[2]
+        shared, other.pool = other.pool, torch.nn.Parameter(other.pool.clone(), requires_grad=False)
+        own = {name.format(index): layer.pool.float().clone().requires_grad_()}
+        mine = predict(student, batch, own)
+        distillation(mine, wanted, feature_weight=0.1).total.backward()
+        apart.append(own[name.format(index)].grad)
+        other.pool = shared
+    torch.testing.assert_close(together, apart[0] + apart[1], rtol=1e-4, atol=1e-7)
+    assert all(part.any() for part in apart)
+
+
+def test_rounding_is_what_storing_does(student):
+    masters = masters_of(student)
+    with torch.no_grad():
+        for master in masters.values():
+            master += 1e-3 * torch.randn_like(master)
+    expected = rounded(student, masters)
+    assert any(not torch.equal(expected[name], masters[name]) for name in masters)
+    store_masters_(student, masters)
+    for name, value in expected.items():
+        parameter = student.get_parameter(name)
+        assert parameter.dtype == torch.float16
+        assert not parameter.requires_grad
+        assert torch.equal(parameter.float(), value)
+
+
+def test_losses_are_judged_on_rounded_masters_which_stay_exact(student, teacher, batch, config):
+    distiller = Distiller(student, teacher, config, batch)
+    with torch.no_grad():
+        for master in distiller.masters.values():
+            master += 0.1 * master.std() * torch.randn_like(master)
+    before = {name: master.clone() for name, master in distiller.masters.items()}
+    judged = distiller.judge(batch)
+    assert judged.total != distiller.losses(batch, distiller.masters).total
+    assert all(torch.equal(before[name], m) for name, m in distiller.masters.items())
+    assert not judged.total.requires_grad
+    store_masters_(student, distiller.masters)
+    wanted = predict(teacher, batch, {})
+    stored = distillation(predict(student, batch, {}), wanted, feature_weight=config.feature_weight)
+    assert judged.total == stored.total
+    assert judged.features == stored.features
+
+
+def test_a_step_moves_masters_by_the_rate_times_their_size(student, teacher, batch, config):
+    distiller = Distiller(student, teacher, config, batch)
+    before = {name: master.detach().clone() for name, master in distiller.masters.items()}
+    distiller.step(batch, 0.01)
+    for part in ("pool", "scale", "bias"):
+        names = [name for name in before if name.endswith(f".{part}")]
+        size = torch.stack([before[name].square().mean() for name in names]).mean().sqrt()
+        moved = [(distiller.masters[name] - before[name]).abs().max() for name in names]
+        # Adam's first step is the rate, whatever the gradient
+        assert torch.stack(moved).max().item() == pytest.approx(0.01 * size.item(), rel=1e-2)
+
+
+def test_only_masters_get_gradients(student, teacher, batch, config):
+    kept = [p for p in student.parameters() if p.requires_grad]
+    assert kept
+    distiller = Distiller(student, teacher, config, batch)
+    distiller.step(batch, 0.01)
+    assert all(p.grad is None for p in (*student.parameters(), *teacher.parameters()))
+    assert all(p.requires_grad for p in kept)

@@ -1,0 +1,259 @@
+"""Calibrating a tiny student."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from dpqlab.calibration import (
+    CalibrationRecord,
+    calibrate,
+    distillation,
+    noisy_batch,
+)
+from dpqlab.calibration.distiller import masters_of, predict
+from dpqlab.checkpoint import load_compressed, save_compressed
+from dpqlab.core import CodebookCodec
+from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.errors import ConfigError
+from dpqlab.nn.linear import CompressedLinear
+
+KIND = CodebookCodec(d=4, k=16, scope="kind", iterations=2)
+
+
+def layers_of(model: Any) -> list[CompressedLinear]:
+    return [module for module in model.modules() if isinstance(module, CompressedLinear)]
+
+
+def state_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def cached(model: Any) -> bool:
+    return any(layer.codes_cache is not None for layer in layers_of(model))
+
+
+@torch.no_grad()
+def held_out_loss(student: Any, teacher: Any, data: Any, config: Any) -> float:
+    """The loss of the model as it is on the batch that the loop judges on."""
+    batch, _ = noisy_batch(
+        data.images[-config.holdout :],
+        data.labels[-config.holdout :],
+        data.alphas,
+        size=config.holdout,
+        null_class=10,
+        label_drop=config.label_drop,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    wanted, mine = predict(teacher, batch, {}), predict(student, batch, {})
+    return distillation(mine, wanted, feature_weight=config.feature_weight).total.item()
+
+
+def course(records: list[CalibrationRecord]) -> list[tuple[Any, ...]]:
+    return [(r.step, r.total, r.output, r.features, r.best) for r in records]
+
+
+def test_calibration_lowers_the_held_out_loss(student, teacher, data, config):
+    before, start = held_out_loss(student, teacher, data, config), state_of(student)
+    codes = [layer.codes() for layer in layers_of(student)]
+    records = list(calibrate(student, teacher, data, config))
+    assert [record.step for record in records] == [0, 5, 10, 15, 20, 25, 30]
+    assert records[0].total == before
+    after = held_out_loss(student, teacher, data, config)
+    assert after == min(record.total for record in records) < 0.6 * before
+    assert records[-1].output < records[0].output
+    assert records[-1].features < records[0].features
+    for record in records:
+        expected = record.output + config.feature_weight * record.features
+        assert record.total == pytest.approx(expected)
+    assert all(torch.equal(a, b.codes()) for a, b in zip(codes, layers_of(student), strict=True))
+    trained = masters_of(student).keys()
+    for name, value in state_of(student).items():
+        assert value.dtype == start[name].dtype
+        if name not in trained:
+            assert torch.equal(value, start[name]), name
+        elif not name.endswith("to_k.bias"):  # which attention does not see
+            assert not torch.equal(value, start[name]), name
+
+
+def test_records_tell_time_and_the_best(student, teacher, data, config):
+    records = list(calibrate(student, teacher, data, replace(config, steps=12)))
+    assert [record.step for record in records] == [0, 5, 10, 12]
+    assert (records[0].seconds, records[0].remaining) == (0, 0)
+    assert all(a.seconds < b.seconds for a, b in pairwise(records))
+    assert records[1].remaining == pytest.approx(records[1].seconds * 7 / 5)
+    assert records[-1].remaining == 0
+    lowest = float("inf")
+    for record in records:
+        assert record.best == (record.total < lowest)
+        lowest = min(lowest, record.total)
+
+
+def test_the_same_seed_gives_the_same_student(compressed, teacher, data, config):
+    settings = replace(config, steps=6, every=3)
+    first, second, other = compressed(), compressed(), compressed()
+    records = list(calibrate(first, teacher, data, settings))
+    assert course(records) == course(list(calibrate(second, teacher, data, settings)))
+    assert same(state_of(first), state_of(second))
+    different = list(calibrate(other, teacher, data, replace(settings, seed=1)))
+    assert course(different) != course(records)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.8])
+def test_leaving_early_keeps_the_best_state(student, teacher, data, config, rate):
+    """At the larger rate the loss goes up and down."""
+    settings = replace(config, learning_rate=rate, every=1, warmup=1)
+    records = []
+    for record in calibrate(student, teacher, data, settings):
+        records.append(record)
+        assert held_out_loss(student, teacher, data, settings) == min(r.total for r in records)
+        if len(records) == 12:
+            break
+    if rate == 0.8:
+        assert not all(record.best for record in records)
+
+
+def test_a_run_that_never_improves_changes_nothing(student, teacher, data, config):
+    start = state_of(student)
+    records = list(calibrate(student, teacher, data, replace(config, learning_rate=5.0, steps=5)))
+    assert [record.best for record in records] == [True, False]
+    assert same(start, state_of(student))
+
+
+def test_held_out_images_are_never_trained_on(compressed, teacher, data, config):
+    """Others in their place change what is judged, not what is learned."""
+    settings = replace(config, steps=4, every=4)
+    images = data.images.clone()
+    images[-config.holdout :] = 255 - images[-config.holdout :]
+    first, second = compressed(), compressed()
+    one = list(calibrate(first, teacher, data, settings))
+    two = list(calibrate(second, teacher, replace(data, images=images), settings))
+    assert one[0].total != two[0].total
+    assert one[-1].best
+    assert two[-1].best
+    assert same(state_of(first), state_of(second))
+
+
+def test_cached_codes_are_there_meanwhile_and_gone_at_the_end(student, teacher, data, config):
+    for _ in calibrate(student, teacher, data, replace(config, steps=2, every=1)):
+        assert cached(student)
+    assert not cached(student)
+
+
+def test_cached_codes_are_gone_after_closing(student, teacher, data, config):
+    steps = calibrate(student, teacher, data, config)
+    assert not cached(student)
+    next(steps)
+    assert cached(student)
+    steps.close()
+    assert not cached(student)
+
+
+def test_cached_codes_are_gone_after_an_exception(student, teacher, data, config):
+    steps = calibrate(student, teacher, data, config)
+    next(steps)
+    with pytest.raises(KeyboardInterrupt):
+        steps.throw(KeyboardInterrupt)
+    assert not cached(student)
+
+
+def test_a_diverging_run_says_so_and_keeps_the_best(student, teacher, data, config):
+    start = state_of(student)
+    settings = replace(config, learning_rate=1e12)
+    with pytest.raises(ConfigError, match=r"diverged at step 5: .* below 1000000000000"):
+        list(calibrate(student, teacher, data, settings))
+    assert same(start, state_of(student))
+    assert not cached(student)
+
+
+def test_training_mode_drops_no_labels(compressed, teacher, data, config):
+    settings = replace(config, steps=2, every=1)
+    plain, training = compressed(), compressed().train()
+    embedder = training.transformer_blocks[0].norm1.emb
+    embedder.class_embedder.dropout_prob = 0.5
+    loud = copy.deepcopy(teacher).train()
+    loud.transformer_blocks[0].norm1.emb.class_embedder.dropout_prob = 0.5
+    expected = course(list(calibrate(plain, teacher, data, settings)))
+    assert course(list(calibrate(training, loud, data, settings))) == expected
+
+
+def test_a_dense_model_is_refused(teacher, data, config):
+    dense = copy.deepcopy(teacher)
+    with pytest.raises(ConfigError, match="no compressed layers"):
+        next(calibrate(dense, teacher, data, config))
+
+
+@pytest.mark.parametrize("holdout", [96, 1000])
+def test_too_few_images_are_refused(student, teacher, data, config, holdout):
+    with pytest.raises(ConfigError, match=f"96 images: expected more than the {holdout} kept"):
+        next(calibrate(student, teacher, data, replace(config, holdout=holdout)))
+    assert not cached(student)
+
+
+def test_a_shared_pool_is_trained_once_and_stays_shared(compressed, teacher, data, config):
+    student = compressed(KIND)
+    first, second = (block.ff.net[2] for block in student.transformer_blocks)
+    assert first.pool is second.pool
+    pool, before = first.pool, first.pool.detach().clone()
+    records = list(calibrate(student, teacher, data, replace(config, steps=10)))
+    assert records[-1].best
+    assert first.pool is second.pool is pool
+    assert pool.dtype == torch.float16
+    assert not torch.equal(pool, before)
+    assert len({id(layer.pool) for layer in layers_of(student)}) == 7
+
+
+@pytest.mark.parametrize("codec", [None, KIND])
+def test_a_calibrated_student_saves_and_loads_bit_equal(
+    compressed, teacher, data, config, tmp_path, codec
+):
+    student = compressed(codec) if codec else compressed()
+    list(calibrate(student, teacher, data, replace(config, steps=4, every=2)))
+    scheduler: Any = make_scheduler()
+    save_compressed(
+        student,
+        tmp_path / "student",
+        scheduler_config=json.loads(scheduler.to_json_string()),
+        provenance=asdict(config) | {"cuda_graph": 0},
+        card="# Student\n",
+    )
+    loaded = load_compressed(tmp_path / "student")
+    ours, theirs = state_of(student), state_of(loaded)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert value.dtype == theirs[name].dtype
+        assert torch.equal(value, theirs[name]), name
+    after = held_out_loss(loaded, teacher, data, config)
+    assert after == held_out_loss(student, teacher, data, config)
+
+
+@pytest.fixture
+def on_gpu(compressed, teacher, data) -> Iterator[tuple[Any, Any, Any]]:
+    moved = {name: getattr(data, name).cuda() for name in ("images", "labels", "alphas")}
+    yield compressed, copy.deepcopy(teacher).cuda(), replace(data, **moved)
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_trains_like_single_kernels(on_gpu, config):
+    compressed, teacher, data = on_gpu
+    courses = []
+    for graph in (False, True):
+        student = compressed().cuda()
+        settings = replace(config, cuda_graph=graph)
+        records = list(calibrate(student, teacher, data, settings))
+        assert records[-1].total < 0.7 * records[0].total
+        assert not cached(student)
+        assert all(p.grad is None for p in student.parameters())
+        courses.append([record.total for record in records])
+    assert courses[0] == pytest.approx(courses[1], rel=0.05)
