@@ -159,7 +159,8 @@ def build_skeleton(config: Mapping[str, Json]) -> nn.Module:
         import diffusers
     except ImportError as error:
         raise CheckpointError(
-            f"loading a model needs diffusers ({shown(error)}): pip install -e '.[diffusers]' in the clone"
+            f"loading a model needs diffusers ({shown(error)}): "
+            "pip install -e '.[diffusers]' in the clone"
         ) from None
     library: Any = diffusers
     arguments = {key: config[key] for key in _FIELDS}
