@@ -1,4 +1,4 @@
-"""Bits and weight error of codecs on the bundled model, before any calibration.
+"""Bits and weight error of codecs on the bundled model, and of its calibrated checkpoints.
 
     python -m benchmarks.codecs [--dry-run]
 
@@ -12,9 +12,12 @@ import argparse
 import copy
 
 from benchmarks.record import append, make_record
+from dpqlab.commands.measure import weight_errors
 from dpqlab.core import CodebookCodec, Codec, ScalarCodec
-from dpqlab.diffusion import load_pipeline
-from dpqlab.nn import Plan, compress_
+from dpqlab.diffusion import bundled, load_pipeline
+from dpqlab.nn import Plan, compress_, ledger_of_model
+
+SUITE = "codecs"
 
 
 def _vq(d: int, k: int, *, scale: bool = False) -> CodebookCodec:
@@ -52,30 +55,34 @@ def main() -> None:
     teacher = load_pipeline("fashion-dit").transformer
     for codec in CODECS:
         done = compress_(copy.deepcopy(teacher), Plan.for_blocks(codec))
-        weights = sum(layer.ledger.weights for layer in done.layers)
-        error = sum(layer.relative_error * layer.ledger.weights for layer in done.layers) / weights
-        bits = done.ledger.true_bits_per_weight
-        by_shape: dict[str, list[float]] = {}
-        for layer in done.layers:
-            by_shape.setdefault("x".join(map(str, layer.shape)), []).append(layer.relative_error)
-        details = {
-            "true_bits": bits,
-            "error_by_shape": {shape: sum(e) / len(e) for shape, e in by_shape.items()},
-            "seconds": round(sum(layer.seconds for layer in done.layers), 2),
-        }
-        print(f"{codec.describe():28s} {bits:.4f} bits  error {error:.4f}", flush=True)
-        if not args.dry_run:
-            append(
-                make_record(
-                    "codecs",
-                    codec.describe(),
-                    "relative_weight_error",
-                    error,
-                    "share of the weights' energy",
-                    higher_is_better=False,
-                    details=details,
-                )
-            )
+        layers = [(r.ledger.shape, r.ledger.weights, r.relative_error) for r in done.layers]
+        record(codec.describe(), done.ledger.true_bits_per_weight, layers, args.dry_run)
+    for entry in bundled():
+        if entry.kind == "compressed":
+            model = load_pipeline(entry.name).transformer
+            errors = weight_errors(model, "fashion-dit")
+            ledger = ledger_of_model(model)
+            layers = [(x.shape, x.weights, errors[x.name]) for x in ledger.layers]
+            record(entry.name, ledger.true_bits_per_weight, layers, args.dry_run)
+
+
+def record(
+    row: str, bits: float, layers: list[tuple[tuple[int, int], int, float]], dry_run: bool
+) -> None:
+    """Append the weighted mean error of layers given as (shape, weights, error)."""
+    error = sum(w * e for _, w, e in layers) / sum(w for _, w, _ in layers)
+    by_shape: dict[str, list[float]] = {}
+    for shape, _, each in layers:
+        by_shape.setdefault("x".join(map(str, shape)), []).append(each)
+    details = {
+        "true_bits": bits,
+        "error_by_shape": {shape: sum(e) / len(e) for shape, e in by_shape.items()},
+    }
+    print(f"{row:28s} {bits:.4f} bits  error {error:.4f}", flush=True)
+    if not dry_run:
+        unit = "share of the weights' energy"
+        name = "relative_weight_error"
+        append(make_record(SUITE, row, name, error, unit, higher_is_better=False, details=details))
 
 
 if __name__ == "__main__":
