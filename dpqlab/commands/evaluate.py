@@ -40,7 +40,7 @@ EXAMPLES = """examples:
   dpqlab evaluate out/pq --images 10000 --steps 50 --teacher
 
 Sampling is DDIM, whatever scheduler the model's folder names. --quick draws 2,000 images with 20
-steps, which takes about a quarter of an hour on two CPU cores and seconds on a GPU; the time left
+steps, which takes about twenty minutes on two CPU cores and seconds on a GPU; the time left
 is shown, and Ctrl-C stops it. Its teacher is recorded for guidance 1.5 and seed 0; for any other
 setting --teacher draws it, in three times the time.
 

@@ -74,7 +74,7 @@ class EvaluationConfig:
     def quick(cls, **changes: Any) -> EvaluationConfig:
         """Return the short protocol: 2,000 images of 20 steps.
 
-        It takes about a quarter of an hour on two CPU cores. Its numbers are comparable with each
+        It takes about twenty minutes on two CPU cores. Its numbers are comparable with each
         other, not with those of the full protocol.
         """
         return cls(**{"images": QUICK_IMAGES, "steps": QUICK_STEPS} | changes)
