@@ -81,3 +81,12 @@ def generator() -> torch.Generator:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device that the code must work on; the GPU only with ``-m gpu``."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny models only lose by a second thread, on busy machines a lot."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from dpqlab.calibration import CalibrationConfig, CalibrationData
 from dpqlab.core import CodebookCodec
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.nn import Plan, compress_
-from tests.diffusion.tiny import tiny_dit
+from tests.tiny import tiny_dit
 
 PQ = CodebookCodec(d=4, k=8, row_scale=True, iterations=2)
 CONFIG = CalibrationConfig(
@@ -23,12 +23,8 @@ CONFIG = CalibrationConfig(
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small only lose by a second thread, on busy machines a lot."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def models_are_tiny(one_thread: None) -> None:
+    """Run every test of this folder on one thread."""
 
 
 @pytest.fixture(scope="session")

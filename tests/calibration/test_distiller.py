@@ -18,7 +18,7 @@ from dpqlab.calibration.distiller import (
 )
 from dpqlab.core import CodebookCodec
 from dpqlab.errors import ConfigError
-from tests.diffusion.tiny import tiny_dit
+from tests.tiny import tiny_dit
 
 VQ_KIND = CodebookCodec(d=4, k=16, scope="kind", iterations=2)
 

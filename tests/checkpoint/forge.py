@@ -17,6 +17,7 @@ from dpqlab.core import CodebookCodec, ScalarCodec
 from dpqlab.nn.embedder import tie_embedders_
 from dpqlab.nn.plan import Plan
 from dpqlab.nn.surgery import compress_
+from tests.tiny import TINY
 
 PQ = CodebookCodec(d=4, k=10, row_scale=True, iterations=2)
 KIND = CodebookCodec(d=4, k=16, scope="kind", iterations=2)
@@ -51,17 +52,7 @@ def dense_dit(**settings: Any) -> nn.Module:
     from diffusers import DiTTransformer2DModel
 
     torch.manual_seed(0)
-    geometry = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 16,
-        "num_layers": 2,
-        "in_channels": 1,
-        "out_channels": 1,
-        "sample_size": 8,
-        "patch_size": 4,
-        "num_embeds_ada_norm": 10,
-    }
-    model = DiTTransformer2DModel(**(geometry | settings)).eval()
+    model = DiTTransformer2DModel(**(TINY | settings)).eval()
     for block in model.transformer_blocks[1:]:
         block.norm1.emb.load_state_dict(model.transformer_blocks[0].norm1.emb.state_dict())
     tie_embedders_(model)

@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-TINY: dict[str, Any] = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 16,
-    "num_layers": 2,
-    "in_channels": 1,
-    "out_channels": 1,
-    "sample_size": 28,
-    "patch_size": 4,
-    "num_embeds_ada_norm": 10,
-}
+from tests import tiny
+
+TINY = tiny.TINY | {"sample_size": 28}
 
 
 def write_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dpqlab.checkpoint import save_compressed
 from dpqlab.core import CodebookCodec
@@ -17,16 +15,12 @@ from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.nn import Plan, compress_
 from dpqlab.nn.embedder import untie_embedders_
-from tests.diffusion.tiny import tiny_dit
+from tests.tiny import tiny_dit
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small only lose by a second thread, on busy machines a lot."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def models_are_tiny(one_thread: None) -> None:
+    """Run every test of this folder on one thread."""
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from dpqlab.nn.linear import hold_decoded
 COMPRESSED = {f"fashion-dit-{codec}-{bits}bit" for codec in ("vq", "pq") for bits in (1, 2)}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def one_thread() -> None:
     """Override the fixture of that name: these models are large enough for several."""
 

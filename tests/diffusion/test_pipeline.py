@@ -18,7 +18,7 @@ from dpqlab.diffusion.sampling import SampleRequest, initial_noise, sample_image
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import CheckpointError, ConfigError, ShapeError
 from dpqlab.nn.embedder import tied_groups
-from tests.diffusion.tiny import forwards_of
+from tests.tiny import forwards_of
 
 LABELS = (3, 0, 9)
 STEPS = 4

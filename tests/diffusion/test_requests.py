@@ -20,7 +20,7 @@ from dpqlab.diffusion.sampling import (
 )
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError, ShapeError
-from tests.diffusion.tiny import forwards_of
+from tests.tiny import forwards_of
 
 GOOD = SampleRequest(labels=(1, 2))
 

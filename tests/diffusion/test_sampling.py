@@ -21,7 +21,7 @@ from dpqlab.diffusion.sampling import (
     to_uint8,
 )
 from dpqlab.diffusion.schedules import TRAINING_NOISE, make_scheduler
-from tests.diffusion.tiny import forwards_of, tiny_dit
+from tests.tiny import forwards_of, tiny_dit
 
 # in diffusers, which hands a tensor to numpy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

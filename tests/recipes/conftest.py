@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.diffusion.tiny import TINY
+from tests.tiny import TINY
 
 GEOMETRY = TINY | {"sample_size": 28, "patch_size": 7}
 
 
 @pytest.fixture(autouse=True)
-def small_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_machine(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread and no GPU: for models this small neither is worth its start."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.nn import compress_, preset
 from dpqlab.nn.linear import CompressedLinear
 from recipes.calibrate_fashion import PRESETS, main
-from tests.diffusion.tiny import tiny_dit
 from tests.recipes.conftest import GEOMETRY
+from tests.tiny import tiny_dit
 
 
 @pytest.fixture(autouse=True)
