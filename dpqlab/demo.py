@@ -31,6 +31,7 @@ from dpqlab.commands.terminal import Meter, Terminal
 from dpqlab.core import CodebookCodec
 from dpqlab.diffusion.models import bundled, resolve, weight_bytes
 from dpqlab.diffusion.sampling import SampleRequest
+from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.bundled import bundled_feature_net
 from dpqlab.evaluation.features import FeatureNet, extract
@@ -233,6 +234,8 @@ class _Demo:
     def _row(self, subject: _Subject, meter: Meter) -> ModelRow:
         started = time.perf_counter()
         note = f"sampling {subject.name}"
+        # one sampler for all, whatever scheduler a folder holds
+        subject.pipeline.scheduler = make_scheduler("ddim")
         images = draw(subject.pipeline, self.request, meter=meter, unit=STEP_SECONDS, note=note)
         model, folder = subject.pipeline.transformer, subject.folder
         packed = {n: m for n, m in model.named_modules() if isinstance(m, PackedLinear)}

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import append, make_record
+from benchmarks.record import append, commit_name, make_record
 from dpqlab.calibration import CalibrationConfig, CalibrationData, CalibrationRecord, calibrate
 from dpqlab.checkpoint import save_compressed
 from dpqlab.commands.measure import origin_of
@@ -52,9 +52,10 @@ tags: [dpqlab, quantized]
 | held-out error of the predicted noise | {before:.5f} to {after:.5f} |
 | held-out error of the block outputs, relative | {features_before:.4f} to {features:.4f} |
 
-Made by `recipes/calibrate_fashion.py` of dpqlab {version}: codewords, row scales and biases were
-trained by distillation from the full-precision model; codes are those of k-means on the weights.
-Its quality (FCD, fidelity) beside the other presets stands in dpqlab's README.
+Made by `recipes/calibrate_fashion.py` of dpqlab {version}: codewords, biases and, where the codec
+has them, row scales were trained by distillation from the full-precision model; codes are those of
+k-means on the weights. Its quality (FCD, fidelity) beside the other presets stands in dpqlab's
+README.
 
 Weights and training images: Fashion-MNIST, (c) 2017 Zalando SE, MIT licence. These weights: MIT.
 
@@ -124,6 +125,7 @@ def write(
         provenance=origin_of(TEACHER, resolve(TEACHER))
         | {
             "preset": name,
+            "commit": commit_name(),
             "licence": "MIT",
             "dpqlab": dpqlab.__version__,
             "calibration_steps": config.steps,

@@ -158,6 +158,7 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
         # the checked config names one of a closed table of classes
         config = scheduler_config_of(json.loads(path.read_bytes()))
         return getattr(diffusers, config["_class_name"]).from_config(config)
+    # diffusers tells a bad setting by any of these (NotImplementedError: an unknown schedule)
     except (OSError, ValueError, AttributeError, NotImplementedError, TypeError) as error:
         raise CheckpointError(
             f"{path}: the scheduler cannot be loaded ({error}); expected the JSON that a diffusers "

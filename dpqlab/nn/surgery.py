@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -76,7 +76,6 @@ def compress_(
     *,
     seed: int = 0,
     statistics: Statistics | None = None,
-    progress: Callable[[LayerRecord], None] | None = None,
 ) -> Compression:
     """Compress a model in place.
 
@@ -95,8 +94,6 @@ def compress_(
         Of the k-means starts.
     statistics
         Importance of the sub-vectors of some layers, by layer name.
-    progress
-        Called after every layer.
 
     Raises
     ------
@@ -105,12 +102,8 @@ def compress_(
         interruption later (Ctrl-C) leaves a mixture: start again from the full-precision model.
     """
     skipped = skipped_layers(model, plan)
-    records: list[LayerRecord] = []
-    for record in compress_steps(model, plan, seed=seed, statistics=statistics):
-        records.append(record)
-        if progress is not None:
-            progress(record)
-    return Compression(layers=tuple(records), skipped=skipped, ledger=ledger_of_model(model))
+    records = tuple(compress_steps(model, plan, seed=seed, statistics=statistics))
+    return Compression(layers=records, skipped=skipped, ledger=ledger_of_model(model))
 
 
 def compress_steps(
