@@ -36,13 +36,18 @@ from dpqlab.diffusion import (
 from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference
 from dpqlab.evaluation.config import EvaluationConfig, Sampler
 from dpqlab.evaluation.evaluator import draw_teacher_steps, evaluate_steps, last_of
+from dpqlab.evaluation.features import FeatureNet
+from dpqlab.evaluation.frechet import Interval
+from dpqlab.evaluation.reference import Reference
 from dpqlab.evaluation.sizes import size_figures
-from dpqlab.nn import compress_, hold_decoded, ledger_of_model, preset
+from dpqlab.evaluation.teacher import TeacherSamples
+from dpqlab.nn import compress_, hold_decoded, ledger_of_model, preset, presets
 
 SUITE = "fashion"
 TEACHER = "fashion-dit"
-PRESETS = ("rtn-2bit", "vq-2bit", "pq-2bit", "rtn-1bit", "vq-1bit", "pq-1bit")
-CALIBRATED = tuple(f"{name}-calibrated" for name in PRESETS if not name.startswith("rtn"))
+PRESETS = tuple(presets())
+SHIPPED = ("vq-2bit", "vq-1bit", "dpq-2bit", "dpq-1bit", "best-2bit", "best-1.25bit", "best-1bit")
+CALIBRATED = tuple(f"{name}-calibrated" for name in SHIPPED)
 ROWS = ("teacher", *PRESETS, *CALIBRATED)
 
 
@@ -89,6 +94,56 @@ def stored_ledger(row: str, model: Any) -> ModelLedger:
     return ledger_of_model(copy.deepcopy(model).to(torch.bfloat16))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What every row is judged by: the same network, reference, protocol and teacher samples."""
+
+    net: FeatureNet
+    reference: Reference
+    config: EvaluationConfig
+    teacher: TeacherSamples
+    device: str
+
+    @classmethod
+    def make(cls, config: EvaluationConfig) -> Judge:
+        """Draw the teacher, on the GPU if there is one."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # TF32 halves the time; beside bf16 weights and fp16 codewords its rounding does not show
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        net = bundled_feature_net(device=device)
+        full = load_pipeline(TEACHER, device=device).transformer
+        teacher = last_of(draw_teacher_steps(sampler_of(full), net, config))
+        return cls(
+            net=net, reference=bundled_reference(), config=config, teacher=teacher, device=device
+        )
+
+    def judge(self, model: Any) -> tuple[Interval, dict[str, Any]]:
+        """Draw from a model and compare: its FCD, and everything else for the details."""
+        started = time.perf_counter()
+        model.to(self.device)
+        with hold_decoded(model):
+            steps = evaluate_steps(
+                sampler_of(model), self.net, self.reference, self.config, self.teacher
+            )
+            result = last_of(steps)
+        fidelity = {} if result.fidelity is None else dataclasses.asdict(result.fidelity)
+        names = ("psnr", "feature_cosine", "agreement", "excess_fcd")
+        return result.fcd, {
+            "fcd": result.fcd.to_dict(),
+            "noise_floor": result.noise_floor.to_dict(),
+            "precision": result.precision,
+            "recall": result.recall,
+            "label_agreement": result.class_accuracy,
+            **{name: fidelity.get(name) for name in names},
+            "images": self.config.images,
+            "steps": self.config.steps,
+            "guidance": self.config.guidance,
+            "sampler": "ddim",
+            "precision_of_arithmetic": "tf32" if self.device == "cuda" else "float32",
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+
+
 def main() -> None:
     """Measure the rows and append their records."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -99,61 +154,34 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
     parser.add_argument("--quick-reference", type=Path, help="also write the quick reference here")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    # TF32 halves the time; beside bf16 weights and fp16 codewords its rounding does not show
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    net = bundled_feature_net(device=device)
-    reference = bundled_reference()
-    config = EvaluationConfig(images=args.images, steps=args.steps, batch=args.batch)
-    full = load_pipeline(TEACHER, device=device).transformer
+    judge = Judge.make(EvaluationConfig(images=args.images, steps=args.steps, batch=args.batch))
     if args.quick_reference:
         quick = EvaluationConfig.quick(batch=args.batch)
-        last_of(draw_teacher_steps(sampler_of(full), net, quick)).save(args.quick_reference)
-    teacher = last_of(draw_teacher_steps(sampler_of(full), net, config))
+        full = load_pipeline(TEACHER, device=judge.device).transformer
+        last_of(draw_teacher_steps(sampler_of(full), judge.net, quick)).save(args.quick_reference)
     for row in args.rows:
-        started = time.perf_counter()
         model, size = model_of(row)
-        ledger = stored_ledger(row, model)
-        figures = size_figures(ledger, size)
-        model.to(device)
-        with hold_decoded(model):
-            result = last_of(evaluate_steps(sampler_of(model), net, reference, config, teacher))
-        fidelity = {} if result.fidelity is None else dataclasses.asdict(result.fidelity)
-        details = figures | {
-            "fcd": result.fcd.to_dict(),
-            "noise_floor": result.noise_floor.to_dict(),
-            "precision": result.precision,
-            "recall": result.recall,
-            "label_agreement": result.class_accuracy,
-            "psnr": fidelity.get("psnr"),
-            "feature_cosine": fidelity.get("feature_cosine"),
-            "agreement": fidelity.get("agreement"),
-            "excess_fcd": fidelity.get("excess_fcd"),
-            "images": config.images,
-            "steps": config.steps,
-            "guidance": config.guidance,
-            "sampler": "ddim",
-            "precision_of_arithmetic": "tf32" if device == "cuda" else "float32",
-            "seconds": round(time.perf_counter() - started, 1),
-        }
+        figures = size_figures(stored_ledger(row, model), size)
+        fcd, found = judge.judge(model)
         record = make_record(
             SUITE,
             row,
-            f"fcd_{config.images // 1000}k",
-            result.fcd.value,
+            f"fcd_{args.images // 1000}k",
+            fcd.value,
             "FCD",
             goal=1.0 if row == "teacher" else None,
             floor=1.3 if row == "teacher" else None,
-            limit=result.noise_floor.value,
+            limit=judge.reference.floor.value,
             higher_is_better=False,
-            details=details,
-            device=device,
+            details=figures | found,
+            device=judge.device,
         )
         append(record, args.results)
+        excess = found["excess_fcd"] or {}
         print(
-            f"{row:20s} bits {figures['true_bits']:.3f}  {size / 1e6:.2f} MB  "
-            f"{figures['ratio_fp32']:.2f}x  FCD {result.fcd}  excess {result.excess_fcd}  "
-            f"PSNR {result.psnr}  {time.perf_counter() - started:.0f} s",
+            f"{row:24s} bits {figures['true_bits']:.3f}  {size / 1e6:.2f} MB  "
+            f"{figures['ratio_fp32']:.2f}x  FCD {fcd}  excess {excess.get('value', 0):.3f}  "
+            f"PSNR {found['psnr']}  {found['seconds']:.0f} s",
             flush=True,
         )
 

@@ -44,7 +44,8 @@ from dpqlab.evaluation.rate_distortion import (
     rate_distortion_points,
 )
 from dpqlab.nn.linear import CompressedLinear, PackedLinear
-from dpqlab.nn.plan import kind_of, preset
+from dpqlab.nn.plan import kind_of
+from dpqlab.nn.presets import preset
 from dpqlab.nn.surgery import compress_steps
 from dpqlab.report import Group, ModelRow, Report, RunFacts, Scaling
 from dpqlab.viz.page import render

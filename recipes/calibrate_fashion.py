@@ -1,12 +1,13 @@
 """Make the calibrated presets of ``fashion-dit`` that ship with dpqlab.
 
-    python -m recipes.calibrate_fashion --out FOLDER [--presets vq-1bit pq-1bit ...] [--steps 2500]
+    python -m recipes.calibrate_fashion --out FOLDER [--presets best-1bit ...] [--steps 20000]
 
-Each preset is compressed as ``dpqlab compress`` does it, then its codebooks, row scales and biases
-are trained to match the teacher's output and block features on noisy Fashion-MNIST images, codes
-fixed. Every preset gets the same batches and as many steps. Writes ``fashion-dit-PRESET/`` and
-``fashion-dit-PRESET.jsonl``, the course of the losses, and appends it to the benchmark record
-``calibration.jsonl``, all in FOLDER. About a minute a preset on one H100.
+Each preset is compressed as ``dpqlab compress`` does it, then calibrated with its own settings
+(``dpqlab.calibration.calibration_for``) on noisy Fashion-MNIST images. Writes
+``fashion-dit-PRESET/``, the recording ``runs/PRESET.npz`` (losses, block errors, codes changed, and
+what the student drew on the way), and appends the course to the benchmark record
+``calibration.jsonl``, all in FOLDER. An interrupted run goes on where it was. Presets take a few
+minutes each on one H100.
 """
 
 from __future__ import annotations
@@ -19,17 +20,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.record import append, commit_name, make_record
-from dpqlab.calibration import CalibrationConfig, CalibrationData, CalibrationRecord, calibrate
+from dpqlab.calibration import (
+    CalibrationConfig,
+    CalibrationData,
+    CalibrationRecord,
+    calibrate,
+    calibration_for,
+)
+from dpqlab.calibration.recording import Recording
 from dpqlab.checkpoint import save_compressed
 from dpqlab.commands.measure import origin_of
-from dpqlab.diffusion import load_pipeline, make_scheduler, resolve
+from dpqlab.diffusion import (
+    SampleRequest,
+    load_pipeline,
+    make_scheduler,
+    resolve,
+    sample_images,
+)
 from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
-from dpqlab.nn import Compression, compress_, preset
+from dpqlab.nn import Compression, compress_, hold_decoded, preset
 
-PRESETS = ("vq-2bit", "pq-2bit", "vq-1bit", "pq-1bit")
+PRESETS = ("vq-2bit", "vq-1bit", "dpq-2bit", "dpq-1bit", "best-2bit", "best-1.25bit", "best-1bit")
+STRIPS = 24  # moments at which the student draws
+STRIP_STEPS = 20
 TEACHER = "fashion-dit"
 
 CARD = """---
@@ -40,7 +57,7 @@ tags: [dpqlab, quantized]
 
 # fashion-dit-{name}
 
-`fashion-dit` at {bits:.3f} true bits per weight: {codecs}, codebooks calibrated.
+`fashion-dit` at {bits:.3f} true bits per weight: {codecs}, calibrated.
 
 | what | value |
 |---|---|
@@ -48,14 +65,15 @@ tags: [dpqlab, quantized]
 | all tensors | {stored:.2f} MB |
 | the same model in fp32, one embedder | {fp32:.2f} MB |
 | calibration | {steps} steps of {batch}, {images} images, rate {rate:g} |
+| loss | {loss} |
+| codes | {moves} |
 | time | {seconds:.0f} s on {device} |
 | held-out error of the predicted noise | {before:.5f} to {after:.5f} |
 | held-out error of the block outputs, relative | {features_before:.4f} to {features:.4f} |
 
 Made by `recipes/calibrate_fashion.py` of dpqlab {version}: codewords, biases and, where the codec
-has them, row scales were trained by distillation from the full-precision model; codes are those of
-k-means on the weights. Its quality (FCD, fidelity) beside the other presets stands in dpqlab's
-README.
+has them, row scales were trained. Its quality (FCD, fidelity) beside the other presets stands in
+dpqlab's README.
 
 Weights and training images: Fashion-MNIST, (c) 2017 Zalando SE, MIT licence. These weights: MIT.
 
@@ -65,8 +83,8 @@ Weights and training images: Fashion-MNIST, (c) 2017 Zalando SE, MIT licence. Th
 
 
 def calibrated(
-    name: str, teacher: Any, data: CalibrationData, config: CalibrationConfig
-) -> tuple[Any, Compression, list[CalibrationRecord]]:
+    name: str, teacher: Any, data: CalibrationData, config: CalibrationConfig, out: Path
+) -> tuple[Any, Compression, Recording]:
     """Compress a copy of the teacher and calibrate it, telling the course."""
     device = data.images.device
     # on the CPU, where k-means gives the same codes everywhere
@@ -74,28 +92,69 @@ def calibrated(
     compression = compress_(student, preset(name))
     student.to(device)
     records: list[CalibrationRecord] = []
-    for record in calibrate(student, teacher, data, config):
+    strips: list[np.ndarray] = []
+    drawn: list[int] = []
+    for record in calibrate(student, teacher, data, config, progress=out / f"{name}.progress"):
         records.append(record)
+        if len(drawn) <= record.step * STRIPS // config.steps:
+            strips.append(strip(student))
+            drawn.append(record.step)
         print(
             f"{name}  step {record.step:6d}  output {record.output:.5f}  "
-            f"features {record.features:.4f}  {record.seconds:.0f} s, "
-            f"{record.remaining:.0f} s to go",
+            f"features {record.features:.4f}  codes {record.changed:.3f}  "
+            f"revived {record.revived}  {record.seconds:.0f} s, {record.remaining:.0f} s to go",
             flush=True,
         )
-    return student.cpu(), compression, records
+    recording = Recording(
+        name=name,
+        records=tuple(records),
+        strips=np.stack(strips),
+        strip_steps=tuple(drawn),
+        config=config.to_dict(),
+    )
+    return student.cpu(), compression, recording
+
+
+def strip(student: Any) -> np.ndarray:
+    """Draw an image of each class, always from the same noise: uint8 (classes, C, H, W)."""
+    labels = tuple(range(student.config.num_embeds_ada_norm))
+    request = SampleRequest(labels=labels, seed=5, steps=STRIP_STEPS)
+    with torch.no_grad(), hold_decoded(student):
+        return sample_images(student, make_scheduler("ddim"), request).numpy()
+
+
+def loss_of(config: CalibrationConfig) -> str:
+    """Say in words what a run minimises."""
+    objective = config.objective
+    parts = {
+        "distillation of the predicted noise": objective.output,
+        "of the block features": objective.features,
+        "the DDPM loss": objective.ddpm,
+    }
+    return ", ".join(f"{weight:g} x {name}" for name, weight in parts.items() if weight)
+
+
+def moves_of(config: CalibrationConfig) -> str:
+    """Say in words how the codes are chosen."""
+    if config.latent is not None:
+        return f"moved with latents, rate {config.latent.learning_rate:g}"
+    if config.e_step is not None:
+        return f"chosen again every {config.e_step.every} steps by output reconstruction"
+    return "those of k-means"
 
 
 def write(
     out: Path,
     name: str,
-    made: tuple[Any, Compression, list[CalibrationRecord]],
+    made: tuple[Any, Compression, Recording],
     config: CalibrationConfig,
     images: int,
 ) -> None:
-    """Save the student with its card, and the course of the losses beside it."""
+    """Save the student with its card, and the recording of its calibration."""
     import dpqlab
 
-    student, compression, records = made
+    student, compression, recording = made
+    records = recording.records
     ledger = compression.ledger
     best = min(records, key=lambda r: r.total)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
@@ -109,6 +168,8 @@ def write(
         batch=config.batch,
         images=images,
         rate=config.learning_rate,
+        loss=loss_of(config),
+        moves=moves_of(config),
         seconds=records[-1].seconds,
         device=device,
         before=records[0].output,
@@ -138,8 +199,9 @@ def write(
         card=card,
         overwrite=True,
     )
-    course = [dataclasses.asdict(record) for record in records]
-    (out / f"{TEACHER}-{name}.jsonl").write_text("".join(f"{json.dumps(c)}\n" for c in course))
+    (out / "runs").mkdir(exist_ok=True)
+    recording.save(out / "runs" / f"{name}.npz")
+    (out / f"{name}.progress").unlink(missing_ok=True)
     append(
         make_record(
             "calibration",
@@ -148,7 +210,8 @@ def write(
             best.total,
             "loss",
             higher_is_better=False,
-            details=dataclasses.asdict(config) | {"images": images, "course": course},
+            details=config.to_dict()
+            | {"images": images, "course": [record.to_dict() for record in records]},
             device="cuda" if torch.cuda.is_available() else "cpu",
         ),
         out,
@@ -157,30 +220,21 @@ def write(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe."""
-    defaults = CalibrationConfig()
     parser = argparse.ArgumentParser(
         prog="recipes.calibrate_fashion", description="Make the calibrated presets."
     )
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--batch", type=int, default=defaults.batch)
-    parser.add_argument("--rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--images", type=int, help="use the first IMAGES only")
-    parser.add_argument("--every", type=int, default=defaults.every)
-    parser.add_argument("--holdout", type=int, default=defaults.holdout)
+    parser.add_argument("--every", type=int, default=500)
+    parser.add_argument("--holdout", type=int, default=1024)
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
-    config = CalibrationConfig(
-        steps=args.steps,
-        batch=args.batch,
-        learning_rate=args.rate,
-        every=args.every,
-        holdout=args.holdout,
-    )
     images, labels = read_split(args.data, "train")
     scheduler: Any = make_scheduler("ddim")
     data = CalibrationData(
@@ -192,7 +246,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.presets:
         started = time.perf_counter()
-        made = calibrated(name, teacher, data, config)
+        config = dataclasses.replace(
+            calibration_for(name, steps=args.steps),
+            batch=args.batch,
+            every=args.every,
+            holdout=args.holdout,
+        )
+        made = calibrated(name, teacher, data, config, args.out)
         write(args.out, name, made, config, len(data.images))
         print(f"{name} done in {time.perf_counter() - started:.0f} s", flush=True)
 

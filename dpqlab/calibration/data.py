@@ -1,13 +1,54 @@
-"""Noisy images, made from real ones: what a DiT is trained and calibrated on."""
+"""What a DiT is calibrated on: noisy images, made from real ones or by the teacher itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from dpqlab.errors import ShapeError
+from dpqlab.errors import ConfigError, ShapeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Inputs of the model: noisy images (N, C, H, W), timesteps (N,), labels (N,), both int64.
+
+    ``noise`` (N, C, H, W) is what was added to clean images; None where nobody knows it.
+    """
+
+    noisy: Tensor
+    timesteps: Tensor
+    labels: Tensor
+    noise: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the batch."""
+        found = (self.noisy, self.timesteps, self.labels, self.noise)
+        return [tensor for tensor in found if tensor is not None]
+
+
+class CalibrationSource(Protocol):
+    """Anything that noisy images can be drawn from, on the device to work on."""
+
+    alphas: Tensor
+
+    def __len__(self) -> int: ...
+
+    def split(self, holdout: int) -> tuple[Self, Self]:
+        """Return what to train on, and the last ``holdout`` items, which serve for judging."""
+        ...
+
+    def draw(
+        self, size: int, *, null_class: int, label_drop: float, generator: torch.Generator
+    ) -> Batch:
+        """Draw a batch; a share ``label_drop`` of its labels becomes ``null_class``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +77,92 @@ class CalibrationData:
                 "(N, C, H, W) and (N,)"
             )
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, holdout: int) -> tuple[CalibrationData, CalibrationData]:
+        """Return what to train on, and the last ``holdout`` images, which serve for judging."""
+        check_holdout(len(self), holdout)
+        parts = (slice(None, -holdout), slice(-holdout, None))
+        train, judge = (replace(self, images=self.images[p], labels=self.labels[p]) for p in parts)
+        return train, judge
+
+    def draw(
+        self, size: int, *, null_class: int, label_drop: float, generator: torch.Generator
+    ) -> Batch:
+        """Draw a batch of noisy images, with the noise in them: see :func:`noisy_batch`."""
+        return noisy_batch(
+            self.images,
+            self.labels,
+            self.alphas,
+            size=size,
+            null_class=null_class,
+            label_drop=label_drop,
+            generator=generator,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Inputs of the model: noisy images (N, C, H, W), timesteps (N,), labels (N,), both int64."""
+class TrajectoryData:
+    """Noisy images from a teacher's own sampling: calibration without data.
+
+    Made by :func:`dpqlab.calibration.trajectories.teacher_trajectories`.
+
+    Parameters
+    ----------
+    noisy
+        Floats (N, C, H, W), neighbours from the same trajectory.
+    timesteps, labels
+        int64 (N,).
+    alphas
+        As in :class:`CalibrationData`.
+    """
 
     noisy: Tensor
     timesteps: Tensor
     labels: Tensor
+    alphas: Tensor
+
+    def __post_init__(self) -> None:
+        """Refuse parts of different lengths."""
+        sizes = [len(self.noisy), len(self.timesteps), len(self.labels)]
+        if self.noisy.ndim != 4 or len(set(sizes)) > 1 or not self.noisy.is_floating_point():
+            raise ShapeError(
+                f"noisy is {self.noisy.dtype} {tuple(self.noisy.shape)}, with {sizes[1]} timesteps "
+                f"and {sizes[2]} labels: expected floats (N, C, H, W) and N of each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, holdout: int) -> tuple[TrajectoryData, TrajectoryData]:
+        """Return what to train on, and the last ``holdout`` items, which serve for judging."""
+        check_holdout(len(self), holdout)
+        parts = (slice(None, -holdout), slice(-holdout, None))
+        train, judge = (
+            replace(self, noisy=self.noisy[p], timesteps=self.timesteps[p], labels=self.labels[p])
+            for p in parts
+        )
+        return train, judge
+
+    def draw(
+        self, size: int, *, null_class: int, label_drop: float, generator: torch.Generator
+    ) -> Batch:
+        """Draw with replacement."""
+        device = self.noisy.device
+        pick = torch.randint(len(self), (size,), device=device, generator=generator)
+        dropped = torch.rand(size, device=device, generator=generator) < label_drop
+        return Batch(
+            noisy=self.noisy[pick].float(),
+            timesteps=self.timesteps[pick],
+            labels=torch.where(dropped, null_class, self.labels[pick]),
+        )
+
+
+def check_holdout(items: int, holdout: int) -> None:
+    """Raise :class:`ConfigError` if nothing would be left to train on."""
+    if items <= holdout:
+        raise ConfigError(f"{items} images: expected more than the {holdout} kept apart")
 
 
 def noisy_batch(
@@ -55,8 +174,8 @@ def noisy_batch(
     null_class: int,
     label_drop: float,
     generator: torch.Generator,
-) -> tuple[Batch, Tensor]:
-    """Draw a batch of noisy images and the noise in them.
+) -> Batch:
+    """Draw a batch of noisy images, with the noise in them.
 
     Parameters
     ----------
@@ -73,9 +192,9 @@ def noisy_batch(
 
     Returns
     -------
-    The batch, and its noise (size, C, H, W). Images are drawn with replacement. Timesteps are
-    stratified: one in each of ``size`` equal parts of the schedule, in order, which keeps the
-    uniform law and lowers the variance.
+    Batch
+        Images are drawn with replacement. Timesteps are stratified: one in each of ``size`` equal
+        parts of the schedule, in order, which keeps the uniform law and lowers the variance.
     """
     device = images.device
 
@@ -90,4 +209,18 @@ def noisy_batch(
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     kept = torch.where(uniform() < label_drop, null_class, labels[pick])
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-    return Batch(noisy=noisy, timesteps=timesteps, labels=kept), noise
+    return Batch(noisy=noisy, timesteps=timesteps, labels=kept, noise=noise)
+
+
+def paired(batch: Batch, null_class: int) -> Batch:
+    """Return the batch with class labels, followed by the same images without: both branches.
+
+    Labels that were dropped stay so; the two halves of such an image are equal.
+    """
+    twice = [torch.cat([tensor, tensor]) for tensor in (batch.noisy, batch.timesteps)]
+    return Batch(
+        noisy=twice[0],
+        timesteps=twice[1],
+        labels=torch.cat([batch.labels, torch.full_like(batch.labels, null_class)]),
+        noise=None if batch.noise is None else torch.cat([batch.noise, batch.noise]),
+    )

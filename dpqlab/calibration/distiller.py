@@ -1,165 +1,274 @@
-"""One training step of a student against its teacher.
-
-Codewords, row scales and biases are trained as float32 *masters* beside the model, which hold more
-than the model can store; they are rounded into it from time to time.
-"""
+"""One training step of a student against its teacher: the M-step, and moving latents with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from dpqlab.calibration.codesearch import CodeSearch, initial_latent
 from dpqlab.calibration.config import CalibrationConfig
 from dpqlab.calibration.data import Batch
-from dpqlab.calibration.objectives import DistillationLoss, distillation
-from dpqlab.errors import ConfigError
-from dpqlab.nn.linear import CompressedLinear
-from dpqlab.nn.taps import block_outputs
+from dpqlab.calibration.forward import compiled_blocks, predict
+from dpqlab.calibration.masters import (
+    LATENT,
+    PARTS,
+    compressed_layers,
+    masters_of,
+    pool_names,
+    rounded,
+    store_masters_,
+)
+from dpqlab.calibration.objectives import (
+    DistillationLoss,
+    distillation,
+    timestep_weights,
+    training_loss,
+)
+from dpqlab.errors import CheckpointError
 
-PARTS = ("pool", "scale", "bias")
-"""What is trained of a compressed layer."""
-
-
-def masters_of(student: nn.Module) -> dict[str, Tensor]:
-    """Return float32 copies of all that calibration trains, by parameter name.
-
-    A pool that several layers share appears once, under its first name.
-
-    Raises
-    ------
-    ConfigError
-        If the model has no compressed layers.
-    """
-    masters: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, module in student.named_modules():
-        if not isinstance(module, CompressedLinear):
-            continue
-        for part in PARTS:
-            parameter = getattr(module, part)
-            if parameter is not None and id(parameter) not in seen:
-                seen.add(id(parameter))
-                copy = parameter.detach().float().clone()
-                masters[f"{name}.{part}"] = copy.requires_grad_()
-    if not masters:
-        raise ConfigError("the model has no compressed layers: run compress_ before calibrating")
-    return masters
-
-
-@torch.no_grad()
-def rounded(student: nn.Module, masters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the masters as the student would store them, in float32."""
-    return {
-        name: master.to(student.get_parameter(name).dtype).float()
-        for name, master in masters.items()
-    }
-
-
-@torch.no_grad()
-def store_masters_(student: nn.Module, masters: Mapping[str, Tensor]) -> None:
-    """Round the masters into the student's own parameters, in place."""
-    for name, master in masters.items():
-        student.get_parameter(name).copy_(master)
-
-
-def predict(
-    model: nn.Module, batch: Batch, masters: Mapping[str, Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """Run a DiT and return its predicted noise and the outputs of its blocks.
-
-    ``masters`` stand in for the parameters of their names; empty for a teacher.
-    """
-    inputs = {"timestep": batch.timesteps, "class_labels": batch.labels}
-    with block_outputs(model) as blocks:
-        out: Any = functional_call(model, dict(masters), (batch.noisy,), inputs)
-    return out.sample, blocks
+JUDGED_AT_ONCE = 256  # images; a larger held-out batch is judged in pieces
 
 
 class Distiller:
-    """Trains a student's masters, a step at a time; on a GPU a step is one CUDA graph.
+    """Trains a student's masters and codes, a step at a time; on a GPU a step is one CUDA graph.
 
     A step is some two thousand small kernels; launched one by one they leave the GPU idle for most
     of the time. The graph reads its inputs from ``self.batch`` and updates ``self.masters``.
+
+    The student's layers must have their codes cached; what it stores is left alone until
+    :meth:`store_` is called.
+
+    Parameters
+    ----------
+    student, teacher
+        Models on the device of ``batch``.
+    config
+        Settings.
+    batch
+        An example of what :meth:`step` will be given.
+    alphas
+        Cumulative products of the noise schedule (T,), same device.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, config: CalibrationConfig, batch: Batch
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        config: CalibrationConfig,
+        batch: Batch,
+        alphas: Tensor,
     ) -> None:
         self.student, self.teacher, self.config, self.batch = student, teacher, config, batch
         self.device = batch.noisy.device
+        self.weights = timestep_weights(alphas, config.objective.timestep_power)
+        layers = compressed_layers(student)
+        self.searches = {name: CodeSearch(layer) for name, layer in layers.items()}
+        self.pools = pool_names(student)
         self.masters = masters_of(student)
-        on_gpu = self.device.type == "cuda"
-        groups = [self._group(part) for part in PARTS]
-        self.optimizer = torch.optim.Adam(
+        if config.latent is not None:
+            self._add_latents()
+        self.optimizer = self._optimizer()
+        self.taken = 0
+        self._train, self._choose = self._step, self.choose_codes
+        self.captured = self._on_gpu and config.cuda_graph
+        if self.captured:
+            self._train, self._choose = self._captured()
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _add_latents(self) -> None:
+        for name, search in self.searches.items():
+            weight = self.teacher.get_parameter(f"{name}.weight")
+            latent = initial_latent(search.layer, weight)
+            # no layer holds its latent: functional_call puts it in place, so the student stays one
+            # that can be sampled from and saved
+            self.masters[f"{name}.{LATENT}"] = latent.requires_grad_()
+
+    def _optimizer(self) -> torch.optim.Adam:
+        rates = dict.fromkeys(PARTS, self.config.learning_rate)
+        if self.config.latent is not None:
+            rates[LATENT] = self.config.latent.learning_rate
+        groups = [self._group(part, rate) for part, rate in rates.items()]
+        return torch.optim.Adam(
             [group for group in groups if group["params"]],
             betas=(0.9, 0.99),
-            capturable=on_gpu,
-            fused=on_gpu,
+            capturable=self._on_gpu,
+            fused=self._on_gpu,
         )
-        self.graph = self._capture() if on_gpu and config.cuda_graph else None
 
-    def _group(self, part: str) -> dict[str, Any]:
-        """Return an optimiser group of all masters of a kind, with their root mean square."""
+    def _group(self, part: str, rate: float) -> dict[str, Any]:
+        """Return an optimiser group of all masters of a kind, with what they move in a step."""
         masters = [m for name, m in self.masters.items() if name.rpartition(".")[2] == part]
         squares = [m.detach().square().mean() for m in masters]
         size = torch.stack(squares).mean().sqrt().item() if masters else 0.0
         # a tensor, because a graph reads the rate from where it was when it was captured
-        rate = torch.tensor(0.0, device=self.device)
-        return {"params": masters, "lr": rate, "size": size}
+        now = torch.tensor(0.0, device=self.device)
+        return {"params": masters, "lr": now, "peak": rate * size}
 
-    def losses(self, batch: Batch, masters: Mapping[str, Tensor]) -> DistillationLoss:
-        """Compare the student, with these masters, and the teacher on a batch."""
-        with torch.autocast(
-            self.device.type,
-            torch.bfloat16,
-            enabled=self.device.type == "cuda",
-            cache_enabled=False,
-        ):
-            with torch.no_grad():
-                wanted = predict(self.teacher, batch, {})
-            mine = predict(self.student, batch, masters)
-        return distillation(mine, wanted, feature_weight=self.config.feature_weight)
+    def step(self, batch: Batch, share: float) -> None:
+        """Take one step on ``batch`` at a share of the peak learning rates, and move the codes."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(share * group["peak"])
+        if self.captured:
+            for mine, theirs in zip(self.batch.tensors, batch.tensors, strict=True):
+                mine.copy_(theirs)
+        else:
+            self.batch = batch
+        self._train()
+        self.taken += 1
+        latent = self.config.latent
+        if latent is not None and self.taken % latent.every == 0:
+            self._choose()
+
+    def _step(self) -> None:
+        loss = self._loss(self.batch)
+        self.optimizer.zero_grad(set_to_none=False)
+        # the masters alone: the student's other parameters are not trained
+        loss.backward(inputs=list(self.masters.values()))
+        self.optimizer.step()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        objective = self.config.objective
+        with self._autocast():
+            wanted = None
+            if objective.distils:
+                with torch.no_grad():
+                    wanted = predict(self.teacher, batch, {})
+            mine = predict(self.student, batch, self.masters)
+        weights = self.weights[batch.timesteps]
+        return training_loss(mine, wanted, objective, noise=batch.noise, weights=weights)
+
+    def _autocast(self) -> Any:
+        # weights change between steps, so a cache of their casts would go stale
+        return (
+            torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
+            if self._on_gpu
+            else nullcontext()
+        )
+
+    @torch.no_grad()
+    def choose_codes(self) -> None:
+        """Give every sub-vector the codeword nearest to its latent."""
+        for name, search in self.searches.items():
+            entries = self.masters[self.pools[name]]
+            search.choose_(self.masters[f"{name}.{LATENT}"], entries)
 
     @torch.no_grad()
     def judge(self, batch: Batch) -> DistillationLoss:
-        """Measure the losses of the masters as they would be stored."""
-        return self.losses(batch, rounded(self.student, self.masters))
+        """Measure the distance from the teacher of the state as it would be stored."""
+        masters = rounded(self.student, self.masters)
+        parts = [
+            part.split(JUDGED_AT_ONCE) for part in (batch.noisy, batch.timesteps, batch.labels)
+        ]
+        losses: list[DistillationLoss] = []
+        shares: list[float] = []
+        for noisy, timesteps, labels in zip(*parts, strict=True):
+            part = Batch(noisy=noisy, timesteps=timesteps, labels=labels)
+            with self._autocast():
+                mine, wanted = predict(self.student, part, masters), predict(self.teacher, part, {})
+            losses.append(distillation(mine, wanted))
+            shares.append(len(part) / len(batch))
+        return _average(losses, shares)
 
-    def step(self, batch: Batch, rate: float) -> None:
-        """Take one step on ``batch`` at learning rate ``rate``."""
-        for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate * group["size"])
-        if self.graph is None:
-            self.batch = batch
-            self._step()
-            return
-        for part in ("noisy", "timesteps", "labels"):
-            getattr(self.batch, part).copy_(getattr(batch, part))
-        self.graph.replay()
+    @torch.no_grad()
+    def store_(self) -> None:
+        """Put the present state into the student: rounded masters, packed codes."""
+        store_masters_(self.student, self.masters)
+        for search in self.searches.values():
+            search.layer.set_codes_(search.codes)
+        self.show_codes_()
 
-    def _step(self) -> None:
-        loss = self.losses(self.batch, self.masters)
-        self.optimizer.zero_grad(set_to_none=False)
-        # the masters alone: the student's other parameters are not trained
-        loss.total.backward(inputs=list(self.masters.values()))
-        self.optimizer.step()
+    @torch.no_grad()
+    def show_codes_(self) -> None:
+        """Let the student's layers decode the present codes, whatever codes they store."""
+        for search in self.searches.values():
+            search.show_()
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        """Record one step. The warm-up runs at rate zero and leaves the optimiser as it was."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._step()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
+    @torch.no_grad()
+    def reread_codes_(self) -> None:
+        """Take over the codes that the student's layers store."""
+        for search in self.searches.values():
+            search.codes.copy_(search.layer.codes())
+        self.show_codes_()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, but for the random generator."""
+        state = {f"master.{name}": master.detach() for name, master in self.masters.items()}
+        state |= {f"codes.{name}": search.codes for name, search in self.searches.items()}
+        for name, master in self.masters.items():
+            moments: Mapping[str, Tensor] = self.optimizer.state.get(master, {})
+            state |= {f"adam.{key}.{name}": value for key, value in moments.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what :meth:`state` returned.
+
+        Raises
+        ------
+        CheckpointError
+            If it is the state of another model or run.
+        """
+        if _shapes(state) != _shapes(self.state()):
+            raise CheckpointError("the saved state belongs to another model or to other settings")
+        for name, master in self.masters.items():
+            master.copy_(state[f"master.{name}"])
+            kept = self.optimizer.state[master]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = state.get(f"adam.{key}.{name}")
+                if value is not None:  # before the first step there is none
+                    # in place where there is one: a captured graph knows it
+                    mine = kept.setdefault(key, torch.empty_like(value, device=self.device))
+                    mine.copy_(value)
+        for name, search in self.searches.items():
+            search.codes.copy_(state[f"codes.{name}"])
+        self.show_codes_()
+
+    def _captured(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Record a step, and a choice of codes. The warm-up, at rate zero, changes nothing."""
+        models = (self.student, self.teacher) if self.config.compile else ()
+        with compiled_blocks(*models):
+            train = _graph_of(self._step)
         for state in self.optimizer.state.values():
             for value in state.values():
                 value.zero_()
-        return graph
+        choose = self._choose if self.config.latent is None else _graph_of(self.choose_codes)
+        return train, choose
+
+
+def _graph_of(work: Callable[[], None]) -> Callable[[], None]:
+    """Run some work a few times, as CUDA graphs ask for, record it, and return its replay."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shapes of masters and codes; before the first step Adam has no state."""
+    return {name: value.shape for name, value in state.items() if not name.startswith("adam.")}
+
+
+def _average(losses: list[DistillationLoss], shares: list[float]) -> DistillationLoss:
+    def mean(name: str) -> Tensor:
+        parts = [getattr(loss, name) * share for loss, share in zip(losses, shares, strict=True)]
+        return torch.stack(parts).sum(0)
+
+    return DistillationLoss(
+        total=mean("total"),
+        output=mean("output"),
+        features=mean("features"),
+        blocks=mean("blocks"),
+    )

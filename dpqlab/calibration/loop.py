@@ -1,55 +1,95 @@
-"""Calibration: train a student's codebooks to do what its teacher does, codes fixed.
+"""Calibration: train a student's codebooks, and choose its codes, to do what its teacher does.
 
-The M-step of the method (arXiv 2411.12306) with distillation in place of the diffusion loss: the
-target is the teacher's own prediction, so the gradient carries no noise of its own.
+The EM calibration of arXiv 2411.12306 and what goes beyond it: the M-step trains codewords, row
+scales and biases by gradient; codes stay, are chosen again by output reconstruction (the paper's
+E-step), or move with latents at every step. The loop is a generator: whoever draws the records may
+show them, sample from the student, or stop.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dpqlab.calibration.config import CalibrationConfig
-from dpqlab.calibration.data import Batch, CalibrationData, noisy_batch
-from dpqlab.calibration.distiller import Distiller, store_masters_
+from dpqlab.calibration.config import CalibrationConfig, EStepSchedule, RevivalSchedule
+from dpqlab.calibration.data import Batch, CalibrationSource, paired
+from dpqlab.calibration.distiller import Distiller
+from dpqlab.calibration.masters import Snapshot, compressed_layers
+from dpqlab.calibration.moves import reassign_, revive_
 from dpqlab.calibration.objectives import DistillationLoss
+from dpqlab.calibration.progress import Progress, fingerprint, load_progress, save_progress
 from dpqlab.calibration.rates import warmup_cosine
 from dpqlab.errors import ConfigError
-from dpqlab.nn.linear import CompressedLinear
+from dpqlab.nn.accounting import ledger_of_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRecord:
     """State after ``step`` steps.
 
-    ``total``, ``output`` and ``features`` are the held-out losses (see
-    :class:`~dpqlab.calibration.objectives.DistillationLoss`), ``best`` says whether ``total`` is
-    the lowest so far, ``seconds`` have passed and ``remaining`` are to come.
+    Attributes
+    ----------
+    total, output, features, blocks
+        Held-out distance from the teacher, as the student would be stored (see
+        :class:`~dpqlab.calibration.objectives.DistillationLoss`); ``blocks`` is the relative error
+        of each block's output.
+    changed
+        Share of the codes that differ from those of the record before.
+    revived
+        Codewords that started again since the record before.
+    best
+        Whether ``total`` is the lowest so far.
+    true_bits
+        Bits per weight of the student, everything included.
+    seconds, remaining
+        Passed since the start (earlier parts of a resumed run included), and to come.
     """
 
     step: int
     total: float
     output: float
     features: float
+    blocks: tuple[float, ...]
+    changed: float
+    revived: int
     best: bool
+    true_bits: float
     seconds: float
     remaining: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return asdict(self) | {"blocks": list(self.blocks)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CalibrationRecord:
+        """Build the record from what :meth:`to_dict` returned."""
+        fields = dict(values)
+        fields["blocks"] = tuple(fields["blocks"])
+        return cls(**fields)
+
 
 def calibrate(
-    student: nn.Module, teacher: nn.Module, data: CalibrationData, config: CalibrationConfig
+    student: nn.Module,
+    teacher: nn.Module,
+    data: CalibrationSource,
+    config: CalibrationConfig,
+    *,
+    progress: Path | None = None,
 ) -> Generator[CalibrationRecord, None, None]:
     """Calibrate ``student`` in place, yielding a record each ``config.every`` steps.
 
     The state that did best on the held-out batch so far is in the student whenever a record is
-    yielded, so the loop can be left at any time; the rounding to stored precision is included in
-    what is judged.
+    yielded, and however the loop ends; the rounding to stored precision is included in what is
+    judged.
 
     Parameters
     ----------
@@ -59,84 +99,183 @@ def calibrate(
     teacher
         The full-precision model, same device; likewise.
     data
-        Images to add noise to; the last ``config.holdout`` serve for judging alone.
+        Where noisy images come from; the last ``config.holdout`` items serve for judging alone.
+    progress
+        A file that the run is saved to before each record is yielded. If it is there already, the
+        run goes on from it: on a CPU as if it had never stopped. ``student`` must then be as it was
+        when the run began (compressed, not calibrated).
 
     Yields
     ------
     CalibrationRecord
-        First the state before calibration (step 0).
+        First the state before calibration (step 0), or the last of the run that is resumed.
 
     Raises
     ------
     ConfigError
         If the student has no compressed layers, too few images are given, or the training diverges;
         the student then is in the best state so far.
+    CheckpointError
+        If ``progress`` belongs to another run, or cannot be read or written.
     """
-    if len(data.images) <= config.holdout:
-        raise ConfigError(
-            f"{len(data.images)} images: expected more than the {config.holdout} kept apart"
-        )
-    dit: Any = teacher
-    generator = torch.Generator(data.images.device).manual_seed(config.seed)
-
-    def draw(part: slice, size: int) -> Batch:
-        return noisy_batch(
-            data.images[part],
-            data.labels[part],
-            data.alphas,
-            size=size,
-            null_class=dit.config.num_embeds_ada_norm,
-            label_drop=config.label_drop,
-            generator=generator,
-        )[0]
-
+    training, judged = data.split(config.holdout)
     # in training mode every block would drop labels on its own
     student.eval()
     teacher.eval()
-    held_out = draw(slice(-config.holdout, None), config.holdout)
-    training = slice(0, -config.holdout)
-    packed = [m for m in student.modules() if isinstance(m, CompressedLinear)]
-    for module in packed:
-        module.cache_codes_()
+    with _cached_codes(student):
+        run = _Run(student, teacher, training, judged, config)
+        best = Snapshot.of(student)
+        try:
+            if progress is not None and progress.exists():
+                saved = load_progress(progress, run.name)
+                record, best = run.resumed(saved), saved.best
+            else:
+                record = run.record()
+            while True:
+                if progress is not None:
+                    save_progress(progress, run.progress(best, record))
+                best.restore_(student)
+                yield record
+                if record.step == config.steps:
+                    return
+                run.distiller.show_codes_()
+                run.advance(min(config.every, config.steps - record.step))
+                record = run.record()
+                if record.best:
+                    run.distiller.store_()
+                    best = Snapshot.of(student)
+        finally:
+            best.restore_(student)
+
+
+@contextmanager
+def _cached_codes(student: nn.Module) -> Iterator[None]:
+    """Keep codes unpacked inside, and leave nothing of a calibration behind."""
+    layers = compressed_layers(student).values()
+    for layer in layers:
+        layer.cache_codes_()
     try:
-        distiller = Distiller(student, teacher, config, draw(training, config.batch))
-        losses = distiller.judge(held_out)
-        lowest = losses.total.item()
-        started = time.perf_counter()
-        yield _record(losses, config, step=0, best=True, seconds=0.0)
-        for step in range(1, config.steps + 1):
-            done = (step - 1) / config.steps
-            rate = warmup_cosine(config.learning_rate, step - 1, warmup=config.warmup, done=done)
-            distiller.step(draw(training, config.batch), rate)
-            if step % config.every and step != config.steps:
-                continue
-            losses = distiller.judge(held_out)
-            total = losses.total.item()
-            if not math.isfinite(total):
-                raise ConfigError(
-                    f"calibration diverged at step {step}: the student keeps the best state so "
-                    f"far; try a learning rate below {config.learning_rate}"
-                )
-            best = total < lowest
-            if best:
-                store_masters_(student, distiller.masters)
-                lowest = total
-            seconds = time.perf_counter() - started
-            yield _record(losses, config, step=step, best=best, seconds=seconds)
+        yield
     finally:
-        for module in packed:
-            module.drop_codes_()
+        for layer in layers:
+            layer.drop_codes_()
 
 
-def _record(
-    losses: DistillationLoss, config: CalibrationConfig, *, step: int, best: bool, seconds: float
-) -> CalibrationRecord:
-    return CalibrationRecord(
-        step=step,
-        total=losses.total.item(),
-        output=losses.output.item(),
-        features=losses.features.item(),
-        best=best,
-        seconds=seconds,
-        remaining=seconds / max(step, 1) * (config.steps - step),
-    )
+class _Run:
+    """A calibration under way."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        training: CalibrationSource,
+        judged: CalibrationSource,
+        config: CalibrationConfig,
+    ) -> None:
+        self.student, self.teacher, self.training, self.config = student, teacher, training, config
+        dit: Any = teacher
+        self.null_class: int = dit.config.num_embeds_ada_norm
+        self.generator = torch.Generator(training.alphas.device).manual_seed(config.seed)
+        self.held_out = self._draw(judged, config.holdout)
+        self.distiller = Distiller(student, teacher, config, self._batch(), training.alphas)
+        self.true_bits = ledger_of_model(student).true_bits_per_weight
+        self.name = fingerprint(student, config, self.held_out, len(training))
+        self.step, self.revived = 0, 0
+        self.lowest = math.inf
+        self.before = self._codes()
+        self.started = time.perf_counter()
+
+    def _draw(self, source: CalibrationSource, size: int) -> Batch:
+        return source.draw(
+            size,
+            null_class=self.null_class,
+            label_drop=self.config.label_drop,
+            generator=self.generator,
+        )
+
+    def _batch(self) -> Batch:
+        if self.config.objective.guidance is None:
+            return self._draw(self.training, self.config.batch)
+        return paired(self._draw(self.training, self.config.batch // 2), self.null_class)
+
+    def _codes(self) -> list[Tensor]:
+        return [search.codes.clone() for search in self.distiller.searches.values()]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self.started
+
+    def advance(self, steps: int) -> None:
+        """Take some steps, with the moves of codes and codewords that are due between them."""
+        config = self.config
+        for _ in range(steps):
+            self._move()
+            done = self.step / config.steps
+            share = warmup_cosine(1.0, self.step, warmup=config.warmup, done=done)
+            self.distiller.step(self._batch(), share)
+            self.step += 1
+
+    def _move(self) -> None:
+        """Choose codes anew, or revive codewords, where that is due before the next step."""
+        e_step, revival = self.config.e_step, self.config.revival
+        if e_step is not None and self._due(e_step):
+            size = self.config.batch
+            batches = [self._draw(self.training, size) for _ in range(e_step.batches)]
+            reassign_(self.distiller, batches, e_step.settings)
+        if revival is not None and self.step and self._due(revival):
+            self.revived += revive_(self.distiller, revival.settings, self.generator)
+
+    def _due(self, schedule: EStepSchedule | RevivalSchedule) -> bool:
+        done = self.step / self.config.steps
+        return self.step % schedule.every == 0 and done <= schedule.until
+
+    def record(self) -> CalibrationRecord:
+        """Judge the present state."""
+        losses: DistillationLoss = self.distiller.judge(self.held_out)
+        total = losses.total.item()
+        if not math.isfinite(total):
+            raise ConfigError(
+                f"calibration diverged at step {self.step}: the student keeps the best state so "
+                f"far; try a learning rate below {self.config.learning_rate}"
+            )
+        best = total < self.lowest
+        self.lowest = min(self.lowest, total)
+        codes, revived = self._codes(), self.revived
+        changed = sum(int((a != b).sum()) for a, b in zip(codes, self.before, strict=True))
+        self.before, self.revived = codes, 0
+        seconds = self.seconds if self.step else 0.0
+        return CalibrationRecord(
+            step=self.step,
+            total=total,
+            output=losses.output.item(),
+            features=losses.features.item(),
+            blocks=tuple(losses.blocks.tolist()),
+            changed=changed / sum(part.numel() for part in codes),
+            revived=revived,
+            best=best,
+            true_bits=self.true_bits,
+            seconds=seconds,
+            remaining=seconds / max(self.step, 1) * (self.config.steps - self.step),
+        )
+
+    def progress(self, best: Snapshot, record: CalibrationRecord) -> Progress:
+        """Return the run as it is to be saved."""
+        return Progress(
+            run=self.name,
+            tensors=self.distiller.state() | {"generator": self.generator.get_state()},
+            best=best,
+            figures={"lowest": self.lowest, "record": record.to_dict()},
+        )
+
+    def resumed(self, saved: Progress) -> CalibrationRecord:
+        """Go on from a saved run, and return its last record."""
+        tensors = dict(saved.tensors)
+        self.generator.set_state(tensors.pop("generator"))
+        self.distiller.load_state_(tensors)
+        record = CalibrationRecord.from_dict(saved.figures["record"])
+        self.lowest, self.step = saved.figures["lowest"], record.step
+        self.distiller.taken = record.step
+        self.before = self._codes()
+        self.started = time.perf_counter() - record.seconds
+        return record

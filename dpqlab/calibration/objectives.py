@@ -1,33 +1,39 @@
-"""What a student is asked to match."""
+"""What a student is asked to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from dpqlab.calibration.config import Objective
 from dpqlab.errors import ConfigError
+
+JUDGED_FEATURES = 0.1
+"""Weight of the block features in the held-out loss, whatever a run minimises."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationLoss:
-    """Losses of one batch, scalars: ``total = output + weight * features``.
+    """Distance from a teacher on one batch: ``total = output + feature_weight * features``.
 
     ``output`` is the mean squared error of the predicted noise; ``features`` the mean over blocks
-    of the relative squared error of the block's output.
+    of ``blocks`` (B,), the relative squared error of each block's output. Scalars otherwise.
     """
 
     total: Tensor
     output: Tensor
     features: Tensor
+    blocks: Tensor
 
 
 def distillation(
     student: tuple[Tensor, Sequence[Tensor]],
     teacher: tuple[Tensor, Sequence[Tensor]],
     *,
-    feature_weight: float,
+    feature_weight: float = JUDGED_FEATURES,
 ) -> DistillationLoss:
     """Compare a student's prediction and block outputs with its teacher's.
 
@@ -43,20 +49,79 @@ def distillation(
     ConfigError
         If the two have different numbers of blocks.
     """
-    predicted, blocks = student
-    wanted, wanted_blocks = teacher
-    if len(blocks) != len(wanted_blocks) or not blocks:
+    blocks = block_errors(student[1], teacher[1])
+    output = (student[0].float() - teacher[0].float()).square().mean()
+    features = blocks.mean()
+    total = output + feature_weight * features
+    return DistillationLoss(total=total, output=output, features=features, blocks=blocks)
+
+
+def block_errors(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Return the relative squared error of each block's output, (B,)."""
+    if len(student) != len(teacher) or not student:
         raise ConfigError(
-            f"student has {len(blocks)} blocks, teacher {len(wanted_blocks)}: expected as many"
+            f"student has {len(student)} blocks, teacher {len(teacher)}: expected as many"
         )
-    output = (predicted.float() - wanted.float()).square().mean()
-    features = sum(
-        (
+    return torch.stack(
+        [
             (mine.float() - theirs.float()).square().mean() / theirs.float().square().mean()
-            for mine, theirs in zip(blocks, wanted_blocks, strict=True)
-        ),
-        start=output.new_zeros(()),
-    ) / len(blocks)
-    return DistillationLoss(
-        total=output + feature_weight * features, output=output, features=features
+            for mine, theirs in zip(student, teacher, strict=True)
+        ]
     )
+
+
+def training_loss(
+    student: tuple[Tensor, Sequence[Tensor]],
+    teacher: tuple[Tensor, Sequence[Tensor]] | None,
+    objective: Objective,
+    *,
+    noise: Tensor | None,
+    weights: Tensor,
+) -> Tensor:
+    """Return what a step minimises, a scalar.
+
+    Parameters
+    ----------
+    student, teacher
+        As in :func:`distillation`; the teacher may be None for an objective that does not distil.
+        With ``objective.guidance`` the second half of the batch is the first without labels.
+    noise
+        What was added to the images (N, C, H, W), for the DDPM loss.
+    weights
+        Of each image in the output's error, (N,).
+
+    Raises
+    ------
+    ConfigError
+        If the DDPM loss is asked for and the noise is not known.
+    """
+    predicted = student[0].float()
+    total = predicted.new_zeros(())
+    if objective.distils:
+        assert teacher is not None
+        error = predicted - teacher[0].float()
+        if objective.guidance is not None:
+            with_class, without = error.chunk(2)
+            error = without + objective.guidance * (with_class - without)
+            weights = weights.chunk(2)[0]
+        output = (weights * error.square().flatten(1).mean(1)).mean()
+        total = total + objective.output * output
+        if objective.features:
+            total = total + objective.features * block_errors(student[1], teacher[1]).mean()
+    if objective.ddpm:
+        if noise is None:
+            raise ConfigError(
+                "the DDPM loss needs real images, whose noise is known: "
+                "calibrate by distillation, or give images"
+            )
+        # channels beyond the image's are a learned variance, which this loss says nothing about
+        ddpm = (predicted[:, : noise.shape[1]] - noise).square().mean()
+        total = total + objective.ddpm * ddpm
+    return total
+
+
+def timestep_weights(alphas: Tensor, power: float) -> Tensor:
+    """Return the weight of each timestep, (T,) with mean 1: see :class:`Objective`."""
+    sigma = ((1 - alphas) / alphas).sqrt().clamp(0.05, 10.0)
+    weights = sigma**power
+    return weights / weights.mean()

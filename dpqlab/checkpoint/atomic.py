@@ -61,6 +61,18 @@ def write_file(file: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+def replace_file(target: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all; one that was there stays until then."""
+    staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    staging.unlink(missing_ok=True)
+    try:
+        write_file(staging, data)
+        staging.replace(target)
+        sync_folder(target.parent)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
 def sync_tree(folder: Path) -> None:
     """Sync a folder and the folders in it; their files are synced as they are written."""
     for inside, _, _ in os.walk(folder, topdown=False):

@@ -43,12 +43,13 @@ from dpqlab.checkpoint.schema import (
     TensorSpec,
 )
 from dpqlab.checkpoint.shards import check_headers, check_loaded, read_shard
-from dpqlab.checkpoint.values import base_of, check_values
+from dpqlab.checkpoint.values import base_of, check_values, table_of
 from dpqlab.core import ScalarCodec
 from dpqlab.errors import CheckpointError, ConfigError
 from dpqlab.nn.accounting import Storage, kept_tensors, modules_of, set_storage_
+from dpqlab.nn.codebook_tensors import CodebookTensors
 from dpqlab.nn.embedder import tied_groups
-from dpqlab.nn.linear import CodebookTensors, CompressedLinear, PackedLinear, ScalarLinear
+from dpqlab.nn.linear import CompressedLinear, PackedLinear, ScalarLinear
 from dpqlab.nn.plan import FLOAT_DTYPES
 
 
@@ -270,14 +271,14 @@ def _layer(
     if isinstance(entry.codec, ScalarCodec):
         assert scale is not None
         return ScalarLinear(entry.codec, entry.shape, codes, scale, bias=bias)
-    owner = entry.pool_of or name
     return CompressedLinear(
         entry.codec,
         entry.shape,
         CodebookTensors(
             codes=codes,
-            pool=pools[f"{owner}.pool"],
-            base=base_of(entry, owner, tensors),
+            pool=pools[f"{entry.pool_of or name}.pool"],
+            base=base_of(name, entry, tensors),
+            table=table_of(name, entry, tensors),
             scale=scale,
             bias=bias,
         ),

@@ -34,7 +34,7 @@ from dpqlab.checkpoint.model_config import (
 from dpqlab.checkpoint.schema import LayerEntry, QuantizationConfig, check_provenance
 from dpqlab.checkpoint.shards import pack_shards
 from dpqlab.checkpoint.values import check_values
-from dpqlab.core import CodebookCodec
+from dpqlab.core import CodebookCodec, pack
 from dpqlab.errors import CheckpointError
 from dpqlab.nn.accounting import Storage, kept_tensors, modules_of, storage_of
 from dpqlab.nn.embedder import tied_groups
@@ -126,7 +126,7 @@ def stored_form(
         raise CheckpointError("the model is not compressed: call dpqlab.nn.surgery.compress_ first")
     layers: dict[str, LayerEntry] = {}
     tensors: dict[str, Tensor] = {}
-    owners: dict[nn.Parameter, str] = {}
+    owners: dict[nn.Parameter, tuple[str, CompressedLinear]] = {}
     for name, module in modules_of(model).items():
         if isinstance(module, PackedLinear):
             layers[name] = _entry(name, module, storage, owners)
@@ -144,7 +144,10 @@ def stored_form(
 
 
 def _entry(
-    name: str, module: PackedLinear, storage: Storage, owners: dict[nn.Parameter, str]
+    name: str,
+    module: PackedLinear,
+    storage: Storage,
+    owners: dict[nn.Parameter, tuple[str, CompressedLinear]],
 ) -> LayerEntry:
     bias = FLOAT_DTYPES[storage.bias_dtype]
     if module.bias is not None and module.bias.dtype != bias:
@@ -160,15 +163,21 @@ def _entry(
         )
     if not isinstance(module, CompressedLinear):
         raise CheckpointError(f"{name} is a {type(module).__name__}, which cannot be saved")
-    sizes = module.base.diff()
-    owner = owners.setdefault(module.pool, name)
+    book = module.codebooks()
+    owner, first = owners.setdefault(module.pool, (name, module))
+    if module.table is None and first.table is None and not torch.equal(module.base, first.base):
+        raise CheckpointError(
+            f"{name} shares the pool of {owner} without a table, but not the sizes of its "
+            "codebooks: give it a pool of its own, or a table"
+        )
     return LayerEntry(
         codec=module.codec,
         shape=shape,
         bias=has_bias,
         pool_of=None if owner == name else owner,
-        pool_rows=int(module.base[-1]),
-        ragged=bool((sizes != sizes[0]).any()),
+        pool_rows=len(book.entries),
+        table_rows=None if book.table is None else len(book.table),
+        ragged=book.ragged,
         code_bits=module.code_bits,
     )
 
@@ -179,11 +188,14 @@ def _layer_tensors(name: str, module: PackedLinear, entry: LayerEntry) -> dict[s
         "scale": getattr(module, "scale", None),
         "bias": module.bias,
     }
-    if isinstance(entry.codec, CodebookCodec) and entry.pool_of is None:
+    if isinstance(entry.codec, CodebookCodec):
         assert isinstance(module, CompressedLinear)
-        found["pool"] = module.pool
-        if entry.ragged:
+        if entry.pool_of is None:
+            found["pool"] = module.pool
+        if entry.ragged and entry.book_of(name) == name:
             found["sizes"] = module.base.diff().to(torch.int32)
+        if module.table is not None:
+            found["table"] = pack(module.table, entry.entry_bits)
     for leaf, dtype in (("pool", torch.float16), ("scale", torch.float16), ("weight", torch.uint8)):
         tensor = found.get(leaf)
         if tensor is not None and tensor.dtype != dtype:

@@ -30,6 +30,7 @@ from dpqlab.core import (
     packed_size,
     position_count,
 )
+from dpqlab.core.packing import MAX_BITS
 from dpqlab.errors import CheckpointError, ConfigError
 from dpqlab.nn.plan import FLOAT_DTYPES, FloatName
 
@@ -38,6 +39,8 @@ QUANT_METHOD = "dpqlab"
 MAX_LAYERS = 10_000
 MAX_FEATURES = 2**20
 MAX_WEIGHTS = 2**31
+MAX_INDEXED_ROWS = 2**MAX_BITS
+"""Most codewords that a table can tell apart."""
 
 STORED_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 """What safetensors calls the float dtypes."""
@@ -70,9 +73,13 @@ class LayerEntry:
     codec, shape, bias
         The codec, (out, in), and whether there is a bias.
     pool_of
-        The layer whose pool this one shares, or None.
+        The layer whose pool this one shares, or None. What finds a codeword is shared too, unless
+        there is a table: of that, and of its sizes, each layer has its own.
     pool_rows
         Codewords in the pool; 0 for a scalar codec.
+    table_rows
+        Entries of the layer's table, one for each code of each codebook; None without a table,
+        where codes count the pool's rows.
     ragged
         Whether codebooks differ in size; their sizes are stored then.
     code_bits
@@ -84,6 +91,7 @@ class LayerEntry:
     bias: bool
     pool_of: str | None = None
     pool_rows: int = 0
+    table_rows: int | None = None
     ragged: bool = False
     code_bits: int
 
@@ -104,6 +112,20 @@ class LayerEntry:
             return -(-self.positions // self.codec.group)
         return 1
 
+    @property
+    def rows(self) -> int:
+        """Codes of all codebooks together: those of the table, or of the pool without one."""
+        return self.pool_rows if self.table_rows is None else self.table_rows
+
+    @property
+    def entry_bits(self) -> int:
+        """Bits of one entry of a table."""
+        return code_bits(self.pool_rows)
+
+    def book_of(self, name: str) -> str:
+        """Return the layer that stores how codes of the layer ``name`` find their codeword."""
+        return name if self.table_rows is not None else self.pool_of or name
+
     def tensors(self, name: str, bias_dtype: str) -> Iterator[tuple[str, TensorSpec]]:
         """Yield the tensors of the layer called ``name``."""
         out, columns = self.shape
@@ -116,8 +138,11 @@ class LayerEntry:
             if self.pool_of is None:
                 shape = (self.pool_rows, self.codec.d)
                 yield f"{name}.pool", TensorSpec(dtype="F16", shape=shape)
-                if self.ragged:
-                    yield f"{name}.sizes", TensorSpec(dtype="I32", shape=(self.scopes,))
+            if self.ragged and self.book_of(name) == name:
+                yield f"{name}.sizes", TensorSpec(dtype="I32", shape=(self.scopes,))
+            if self.table_rows is not None:
+                packed = packed_size(self.table_rows, self.entry_bits)
+                yield f"{name}.table", TensorSpec(dtype="U8", shape=(packed,))
             if self.codec.row_scale:
                 yield f"{name}.scale", TensorSpec(dtype="F16", shape=(out,))
         if self.bias:
@@ -133,6 +158,8 @@ class LayerEntry:
         }
         if isinstance(self.codec, CodebookCodec):
             entry |= {"pool_rows": self.pool_rows, "ragged": self.ragged}
+        if self.table_rows is not None:
+            entry["table_rows"] = self.table_rows
         if self.pool_of is not None:
             entry["pool_of"] = self.pool_of
         return entry
@@ -141,14 +168,15 @@ class LayerEntry:
     def from_dict(cls, value: Json, what: str) -> LayerEntry:
         """Check and build an entry; ``what`` names it in errors."""
         common = {"codec": dict, "shape": list, "bias": bool, "code_bits": int}
-        pooled = {"pool_rows": int, "ragged": bool, "pool_of": str}
-        fields = closed(value, what, common, pooled)
+        pooled = {"pool_rows": int, "ragged": bool}
+        shared = {"pool_of": str, "table_rows": int}
+        fields = closed(value, what, common, pooled | shared)
         try:
             codec = codec_from_dict(fields["codec"])
         except ConfigError as error:
             raise CheckpointError(f"{what}: {shown(error, 300)}") from None
         if isinstance(codec, CodebookCodec):
-            closed(value, what, common | {"pool_rows": int, "ragged": bool}, {"pool_of": str})
+            closed(value, what, common | pooled, shared)
         else:
             closed(value, what, common)
         entry = cls(
@@ -157,6 +185,7 @@ class LayerEntry:
             bias=fields["bias"],
             pool_of=fields.get("pool_of"),
             pool_rows=fields.get("pool_rows", 0),
+            table_rows=fields.get("table_rows"),
             ragged=fields.get("ragged", False),
             code_bits=fields["code_bits"],
         )
@@ -171,14 +200,19 @@ class LayerEntry:
             return
         bounded(self.codec.d, f"{what}: d", 1, self.shape[1])
         bounded(self.codec.group, f"{what}: group", 1, self.positions)
-        bounded(self.pool_rows, f"{what}: pool_rows", self.scopes, self.scopes * self.codec.k)
-        fewest = code_bits(-(-self.pool_rows // self.scopes))
+        rows, least, largest = "pool_rows", self.scopes, self.scopes * self.codec.k
+        if self.table_rows is not None:
+            rows = "table_rows"
+            # how many of them are too many for its tables is seen where all sharers are known
+            bounded(self.pool_rows, f"{what}: pool_rows", 1, MAX_INDEXED_ROWS)
+        bounded(self.rows, f"{what}: {rows}", least, largest)
+        fewest = code_bits(-(-self.rows // self.scopes))
         most = self.codec.code_bits if self.ragged else fewest
         bounded(self.code_bits, f"{what}: code_bits", fewest, most)
         one_book = self.scopes == 1
-        if (self.ragged and one_book) or (not self.ragged and self.pool_rows % self.scopes):
+        if (self.ragged and one_book) or (not self.ragged and self.rows % self.scopes):
             raise CheckpointError(
-                f"{what}: {self.pool_rows} codewords for {self.scopes} codebooks, ragged "
+                f"{what}: {self.rows} codewords for {self.scopes} codebooks, ragged "
                 f"{self.ragged}: they cannot be divided so"
             )
 
@@ -288,20 +322,35 @@ def _shape(value: list[Json], what: str) -> tuple[int, int]:
 
 
 def _check_sharing(layers: Mapping[str, LayerEntry]) -> None:
+    tables: dict[str, int] = {}
     for name, entry in layers.items():
-        if entry.pool_of is None:
-            continue
-        owner = layers.get(entry.pool_of)
-        if (
-            owner is None
-            or owner.pool_of is not None
-            or (owner.codec, owner.scopes, owner.pool_rows, owner.ragged, owner.code_bits)
-            != (entry.codec, entry.scopes, entry.pool_rows, entry.ragged, entry.code_bits)
+        owner = layers.get(entry.pool_of or name)
+        if entry.pool_of is not None and not (
+            owner is not None and owner.pool_of is None and _may_share(owner, entry)
         ):
             raise CheckpointError(
                 f"layer {name!r} shares the pool of {shown(entry.pool_of)}, which is no layer with "
-                "a pool of its own and the same codec"
+                "a pool of its own and the same codec, of a kind that layers share"
             )
+        if entry.table_rows is not None:
+            tables[entry.pool_of or name] = tables.get(entry.pool_of or name, 0) + entry.table_rows
+    for name, rows in tables.items():
+        if layers[name].pool_rows > rows:
+            raise CheckpointError(
+                f"layer {name!r}: its pool has {layers[name].pool_rows} codewords, but the tables "
+                f"of all layers that use it name {rows} at most"
+            )
+
+
+def _may_share(owner: LayerEntry, entry: LayerEntry) -> bool:
+    """Say whether both can use one pool: an indexed one whatever their tables, another as it is."""
+    alike = (owner.codec, owner.pool_rows) == (entry.codec, entry.pool_rows)
+    if isinstance(entry.codec, ScalarCodec) or entry.codec.across == "layer":
+        return False  # such a codec says that each layer has its own
+    if owner.table_rows is not None:
+        return alike and entry.table_rows is not None
+    book, mine = ((e.table_rows, e.scopes, e.ragged, e.code_bits) for e in (owner, entry))
+    return alike and book == mine
 
 
 def _tied(value: list[Json]) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dpqlab.checkpoint.schema import LayerEntry, QuantizationConfig
 from dpqlab.core import ScalarCodec, check_padding, code_bits, scope_of_positions, unpack
 from dpqlab.errors import CheckpointError
-from dpqlab.nn.linear import codes_beyond
+from dpqlab.nn.codebook_tensors import codes_beyond
 
 LARGEST_WEIGHT = 65_504.0
 """The largest float16: decoded weights are finite in every dtype a model can be loaded in."""
@@ -22,40 +22,65 @@ def check_values(config: QuantizationConfig, tensors: Mapping[str, Tensor]) -> N
     Raises
     ------
     CheckpointError
-        For a value that is not finite, a code beyond its codebook, padding bits that are not zero,
-        or scales and codewords whose product is beyond float16.
+        For a value that is not finite, a code beyond its codebook, an entry of a table beyond the
+        pool, padding bits that are not zero, or scales and codewords whose product is beyond
+        float16.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} holds NaN or infinity: the file is damaged or malicious")
     for name, entry in config.layers.items():
         _check_magnitude(name, entry, tensors)
+        _check_table(name, entry, tensors)
         _check_codes(name, entry, tensors)
 
 
-def base_of(entry: LayerEntry, owner: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return where each codebook begins in the pool: int64 (S + 1,).
+def base_of(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return where each codebook of a layer begins, in its table or pool: int64 (S + 1,).
 
     Raises
     ------
     CheckpointError
-        If stored codebook sizes are not positive or do not add up to the pool.
+        If stored codebook sizes are not positive or do not add up to the table or pool.
     """
     if not entry.ragged:
-        return torch.arange(entry.scopes + 1) * (entry.pool_rows // entry.scopes)
+        return torch.arange(entry.scopes + 1) * (entry.rows // entry.scopes)
+    owner = entry.book_of(name)
     sizes = tensors[f"{owner}.sizes"].long()
     largest = int(sizes.max())
     if (
         int(sizes.min()) < 1
-        or int(sizes.sum()) != entry.pool_rows
+        or int(sizes.sum()) != entry.rows
         or code_bits(largest) != entry.code_bits
         or largest == int(sizes.min())
     ):
         raise CheckpointError(
-            f"{owner}.sizes are not the sizes of codebooks that fill a pool of "
-            f"{entry.pool_rows} codewords with codes of {entry.code_bits} bits"
+            f"{owner}.sizes are not the sizes of codebooks that fill a "
+            f"{'pool' if entry.table_rows is None else 'table'} of {entry.rows} codewords with "
+            f"codes of {entry.code_bits} bits"
         )
     return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+
+
+def table_of(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the table of the layer ``name``, unpacked to int64 (T,), or None without one."""
+    if entry.table_rows is None:
+        return None
+    return unpack(tensors[f"{name}.table"], entry.entry_bits, entry.table_rows)
+
+
+def _check_table(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> None:
+    table = table_of(name, entry, tensors)
+    if table is None or entry.table_rows is None:
+        return
+    if not check_padding(tensors[f"{name}.table"], entry.entry_bits, entry.table_rows):
+        raise CheckpointError(f"{name}.table has bits behind its last entry: the file is damaged")
+    excess = int((table >= entry.pool_rows).sum())
+    if excess:
+        raise CheckpointError(
+            f"{name}.table holds {excess} entries that lie beyond the pool of {entry.pool_rows} "
+            "codewords: the file is damaged"
+        )
 
 
 def _check_magnitude(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> None:
@@ -77,7 +102,7 @@ def _check_codes(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) ->
         raise CheckpointError(f"{name}.weight has bits behind its last code: the file is damaged")
     if isinstance(entry.codec, ScalarCodec):
         return  # every code of the width is a point of the grid
-    base = base_of(entry, entry.pool_of or name, tensors)
+    base = base_of(name, entry, tensors)
     scope_of = scope_of_positions(entry.codec.scope, entry.positions, entry.codec.group)
     codes = unpack(packed, entry.code_bits, count).view(entry.shape[0], entry.positions)
     excess = codes_beyond(codes, base, scope_of)

@@ -7,9 +7,7 @@ from dpqlab.core.codecs import (
     Codec,
     Encoded,
     EncodedScalar,
-    Pool,
     ScalarCodec,
-    code_bits,
     codec_from_dict,
     decode,
     decode_scalar_weight,
@@ -21,6 +19,7 @@ from dpqlab.core.codecs import (
     scalar_decode,
     scalar_encode,
 )
+from dpqlab.core.importance import importance
 from dpqlab.core.kmeans import (
     Assigner,
     Clusterer,
@@ -30,12 +29,18 @@ from dpqlab.core.kmeans import (
     kmeans,
 )
 from dpqlab.core.ledger import KeptTensor, LayerLedger, ModelLedger, ledger_of_encoded
-from dpqlab.core.packing import check_padding, pack, packed_size, unpack
-from dpqlab.core.scope import SCOPES, Scope, scope_of_positions
+from dpqlab.core.packing import check_padding, code_bits, pack, packed_size, unpack
+from dpqlab.core.pool import OFFSET_BITS, Measure, Pool, PoolConfig, PoolForm
+from dpqlab.core.pruning import PruneRecord, prune, prune_path
+from dpqlab.core.refitting import Member, reencode, refit, refit_members
+from dpqlab.core.scope import ACROSS, SCOPES, Across, Scope, scope_of_positions
 from dpqlab.core.subvectors import join, position_count, split
 
 __all__ = [
+    "ACROSS",
+    "OFFSET_BITS",
     "SCOPES",
+    "Across",
     "Assigner",
     "Clusterer",
     "CodebookCodec",
@@ -46,8 +51,13 @@ __all__ = [
     "KMeansResult",
     "KeptTensor",
     "LayerLedger",
+    "Measure",
+    "Member",
     "ModelLedger",
     "Pool",
+    "PoolConfig",
+    "PoolForm",
+    "PruneRecord",
     "ScalarCodec",
     "Scope",
     "assign",
@@ -59,12 +69,18 @@ __all__ = [
     "decode_weight",
     "encode",
     "fit_pool",
+    "importance",
     "join",
     "kmeans",
     "ledger_of_encoded",
     "pack",
     "packed_size",
     "position_count",
+    "prune",
+    "prune_path",
+    "reencode",
+    "refit",
+    "refit_members",
     "relative_error",
     "row_rms",
     "scalar_decode",

@@ -20,12 +20,12 @@ from dpqlab.core.formats import (
     Codec,
     Encoded,
     EncodedScalar,
-    Pool,
     ScalarCodec,
-    code_bits,
     codec_from_dict,
 )
 from dpqlab.core.kmeans import Assigner, Clusterer, assign, kmeans
+from dpqlab.core.packing import code_bits
+from dpqlab.core.pool import Pool
 from dpqlab.core.scalar import decode_scalar_weight, scalar_decode, scalar_encode
 from dpqlab.core.scope import scope_of_positions
 from dpqlab.core.subvectors import join, position_count, split
@@ -65,7 +65,7 @@ def fit_pool(
     sample_weights: Sequence[torch.Tensor] | None = None,
     reservoir: int = RESERVOIR,
 ) -> Pool:
-    """Cluster sub-vectors into the codebooks of one layer, or of one kind of layer.
+    """Cluster sub-vectors into the codebooks of one layer, or of all layers that share them.
 
     With ``row_scale`` each row is divided by its fp16 RMS, and counts as ``RMS**2``: what is
     minimised is the squared error of the weights, whatever the codec.
@@ -73,7 +73,9 @@ def fit_pool(
     Parameters
     ----------
     weights
-        Finite matrices of shape (out, in). Exactly one, unless the scope is ``"kind"``.
+        Finite matrices of shape (out, in). Exactly one, unless ``codec.across`` says that layers
+        share codebooks. Unless the scope is ``"layer"``, position g of all of them shares: their
+        rows are stacked, and ``in`` must be equal.
     codec
         What to fit. Scopes with fewer than ``k`` sub-vectors get a codebook of as many codewords as
         they have sub-vectors: the pool's ``base`` tells.
@@ -84,8 +86,8 @@ def fit_pool(
     sample_weights
         Importance of every sub-vector, one tensor of shape (out, m) for each weight.
     reservoir
-        Most sub-vectors to look at when the scope is ``"kind"``. Layers contribute in proportion to
-        their size, by a seeded draw without replacement.
+        Most sub-vectors to look at when layers share codebooks. Layers contribute in proportion to
+        their size, by a seeded draw without replacement (of whole rows where rows are stacked).
 
     Returns
     -------
@@ -95,23 +97,22 @@ def fit_pool(
     Raises
     ------
     ShapeError
-        If the weights are not matrices, or ``sample_weights`` do not fit them.
+        If the weights are not matrices, ``sample_weights`` do not fit them, or weights that share
+        codebooks position by position differ in ``in``.
     ConfigError
-        If several weights come with a scope inside one layer, or a value is not finite in float16.
+        If several weights come with ``across="layer"``, or a value is not finite in float16.
     """
-    if not weights or (len(weights) > 1 and codec.scope != "kind"):
-        raise ConfigError(f"scope {codec.scope!r} is fitted on one weight: got {len(weights)}")
+    if not weights or (len(weights) > 1 and codec.across == "layer"):
+        raise ConfigError(f"across={codec.across!r} is fitted on one weight: got {len(weights)}")
     if sample_weights is not None and len(sample_weights) != len(weights):
         raise ShapeError(f"{len(weights)} weights but {len(sample_weights)} sample_weights")
     importance = [None] * len(weights) if sample_weights is None else sample_weights
     pairs = (_prepared(w, codec, i) for w, i in zip(weights, importance, strict=True))
-    if codec.scope == "kind":
-        total = sum(w.shape[0] * position_count(w.shape[1], codec.d) for w in weights)
-        points, mass = _reservoir(pairs, total, min(total, reservoir), generator)
-        scopes = torch.zeros(1, dtype=torch.int64)
-    else:
+    if codec.across == "layer":
         points, mass = next(pairs)
-        scopes = scope_of_positions(codec.scope, points.shape[1], codec.group)
+    else:
+        points, mass = _reservoir(pairs, _stacked_shape(weights, codec), reservoir, generator)
+    scopes = scope_of_positions(codec.scope, points.shape[1], codec.group)
     books: dict[int, torch.Tensor] = {}
     for ids, positions in _batches(scopes.to(points.device)):
         batch = _gathered(points, positions, len(ids))
@@ -171,7 +172,7 @@ def encode(
 
 
 def decode(encoded: Encoded, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Rebuild the weight (out, in): ``scale[r] * entries[base[scope_of[g]] + codes[r, g]]``."""
+    """Rebuild the weight (out, in): ``scale[r] * entries[entry(scope_of[g], codes[r, g])]``."""
     return decode_weight(
         encoded.codes,
         encoded.pool.entries,
@@ -180,6 +181,7 @@ def decode(encoded: Encoded, dtype: torch.dtype = torch.float32) -> torch.Tensor
         encoded.scale,
         encoded.shape[1],
         dtype,
+        encoded.pool.table,
     )
 
 
@@ -191,6 +193,7 @@ def decode_weight(
     scale: torch.Tensor | None,
     in_features: int,
     dtype: torch.dtype = torch.float32,
+    table: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Decode from bare tensors; differentiable in ``entries`` and ``scale``.
 
@@ -213,6 +216,9 @@ def decode_weight(
         Columns of the weight; padding beyond them is dropped.
     dtype
         Of the result.
+    table
+        int64 of shape (base[-1],): the entry of every code of every scope, in order; None for a
+        ragged pool, where a scope's entries are a run of the pool.
 
     Returns
     -------
@@ -220,7 +226,8 @@ def decode_weight(
         Shape (out, in_features).
     """
     wide = torch.promote_types(dtype, torch.float32)
-    sub = entries.to(wide)[base[scope_of] + codes]
+    index = base[scope_of] + codes
+    sub = entries.to(wide)[index if table is None else table[index]]
     weight = join(sub, in_features)
     if scale is not None:
         weight = weight * scale.to(wide)[:, None]
@@ -263,31 +270,47 @@ def _prepared(
     return points, mass if importance is None else mass * importance
 
 
+def _stacked_shape(weights: Sequence[torch.Tensor], codec: CodebookCodec) -> tuple[int, int]:
+    """Return how the sub-vectors of all weights are stacked: (rows, positions that are apart)."""
+    if codec.scope == "layer":
+        return sum(w.shape[0] * position_count(w.shape[1], codec.d) for w in weights), 1
+    widths = sorted({w.shape[1] for w in weights})
+    if len(widths) > 1:
+        raise ShapeError(
+            f"{codec.describe()} shares codebooks position by position: in_features must be equal, "
+            f"got {widths}; use scope 'layer'"
+        )
+    return sum(w.shape[0] for w in weights), position_count(widths[0], codec.d)
+
+
 def _reservoir(
     pairs: Iterator[tuple[torch.Tensor, torch.Tensor | None]],
-    total: int,
-    keep: int,
+    stacked: tuple[int, int],
+    reservoir: int,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Draw ``keep`` of ``total`` sub-vectors as a column of points (keep, 1, d), layer by layer."""
+    """Stack all points as ``stacked`` (rows, m'), or a draw of rows with ``reservoir`` points."""
+    total, apart = stacked
+    keep = min(total, max(1, reservoir // apart))
     points: list[torch.Tensor] = []
     mass: list[torch.Tensor] = []
     seen = 0
     for sub, weight in pairs:
-        flat = sub.reshape(-1, sub.shape[-1])
-        quota = (seen + len(flat)) * keep // total - seen * keep // total
-        seen += len(flat)
+        rows = sub.reshape(-1, apart, sub.shape[-1])
+        quota = (seen + len(rows)) * keep // total - seen * keep // total
+        seen += len(rows)
+        weight = None if weight is None else weight.reshape(-1, apart)
         if keep < total:
-            chosen = torch.randperm(len(flat), generator=generator, device=generator.device)
-            chosen = chosen[:quota].to(flat.device)
-            flat = flat[chosen]
-            weight = None if weight is None else weight.reshape(-1)[chosen]
-        points.append(flat)
+            chosen = torch.randperm(len(rows), generator=generator, device=generator.device)
+            chosen = chosen[:quota].to(rows.device)
+            rows = rows[chosen]
+            weight = None if weight is None else weight[chosen]
+        points.append(rows)
         if weight is not None:
-            mass.append(weight.reshape(-1))
+            mass.append(weight)
     device = points[0].device
-    column = torch.cat([p.to(device) for p in points])[:, None]
-    return column, torch.cat([w.to(device) for w in mass])[:, None] if mass else None
+    together = torch.cat([p.to(device) for p in points])
+    return together, torch.cat([w.to(device) for w in mass]) if mass else None
 
 
 def _batches(scope_of: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -310,8 +333,9 @@ def _padded_books(pool: Pool) -> torch.Tensor:
     sizes = pool.base.diff()
     k = int(sizes.max())
     slots = torch.arange(k, device=pool.base.device)
-    index = (pool.base[:-1, None] + slots).clamp_(max=len(pool.entries) - 1)
-    return torch.where((slots < sizes[:, None])[..., None], pool.entries.float()[index], _FAR)
+    index = (pool.base[:-1, None] + slots).clamp_(max=int(pool.base[-1]) - 1)
+    words = pool.codewords.float()[index]
+    return torch.where((slots < sizes[:, None])[..., None], words, _FAR)
 
 
 def _rescaled(weight: torch.Tensor, encoded: Encoded) -> Encoded:

@@ -5,10 +5,6 @@ lies between, see ``codecs.py``). A :class:`ScalarCodec` rounds every weight to 
 (``scalar.py``) and is the baseline that the first family is measured against.
 """
 
-# torch leaves tolist, unique and nonzero untyped
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -18,8 +14,9 @@ from typing import Any, Self, get_args
 import torch
 
 from dpqlab.core.kmeans import MAX_K, Init, KMeansConfig
-from dpqlab.core.packing import packed_size
-from dpqlab.core.scope import SCOPES, Scope
+from dpqlab.core.packing import code_bits, packed_size
+from dpqlab.core.pool import Pool
+from dpqlab.core.scope import ACROSS, SCOPES, Across, Scope
 from dpqlab.errors import ConfigError, ShapeError
 
 
@@ -63,9 +60,14 @@ class CodebookCodec(_Schema):
     k
         Codewords in a codebook, 2 to 65,536; fewer where a scope has fewer sub-vectors.
     scope
-        Who shares a codebook (see :mod:`dpqlab.core.scope`): ``"position"`` is PQ, ``"layer"`` VQ.
+        Which positions of a row share a codebook (see :mod:`dpqlab.core.scope`): ``"position"`` is
+        PQ, ``"layer"`` VQ.
     group
         Positions to a codebook when ``scope`` is ``"group"``, else 1.
+    across
+        Which layers share codebooks and pool: ``"layer"`` (each has its own), ``"kind"`` (the same
+        layer of all blocks; position by position unless the scope is ``"layer"``) or ``"model"``
+        (all layers with this codec; they differ in positions, so the scope must be ``"layer"``).
     row_scale
         Whether every row has an fp16 scale.
     iterations, init
@@ -78,6 +80,7 @@ class CodebookCodec(_Schema):
     k: int
     scope: Scope = "position"
     group: int = 1
+    across: Across = "layer"
     row_scale: bool = False
     iterations: int = 20
     init: Init = "kmeans++"
@@ -90,6 +93,15 @@ class CodebookCodec(_Schema):
         if self.scope not in SCOPES:
             raise ConfigError(
                 f"unknown scope: got {self.scope!r}, expected one of {', '.join(SCOPES)}"
+            )
+        if self.across not in ACROSS:
+            raise ConfigError(
+                f"unknown across: got {self.across!r}, expected one of {', '.join(ACROSS)}"
+            )
+        if self.across == "model" and self.scope != "layer":
+            raise ConfigError(
+                f"across='model' with scope {self.scope!r}: layers differ in their positions, "
+                "use scope 'layer', or across='kind'"
             )
         if self.group < 1 or (self.group > 1 and self.scope != "group"):
             raise ConfigError(
@@ -116,11 +128,12 @@ class CodebookCodec(_Schema):
         --------
         >>> CodebookCodec(d=4, k=32, row_scale=True).describe()
         'PQ d=4 k=32 +scale'
-        >>> CodebookCodec(d=8, k=256, scope="kind").describe()
+        >>> CodebookCodec(d=8, k=256, scope="layer", across="kind").describe()
         'VQ/kind d=8 k=256'
         """
-        name = {"position": "PQ", "group": f"PQ/{self.group}", "layer": "VQ", "kind": "VQ/kind"}
-        return f"{name[self.scope]} d={self.d} k={self.k}" + " +scale" * self.row_scale
+        name = {"position": "PQ", "group": f"PQ/{self.group}", "layer": "VQ"}[self.scope]
+        shared = "" if self.across == "layer" else f"/{self.across}"
+        return f"{name}{shared} d={self.d} k={self.k}" + " +scale" * self.row_scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,60 +179,6 @@ def codec_from_dict(values: Mapping[str, Any]) -> Codec:
     )
 
 
-def code_bits(k: int) -> int:
-    """Return the bits of a code into ``k`` codewords: ``ceil(log2 k)``, at least 1."""
-    return max(1, (k - 1).bit_length())
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pool:
-    """The distinct codewords of a layer or a kind, in ragged runs.
-
-    Attributes
-    ----------
-    entries
-        Codewords, float16 of shape (P, d). Float32 is accepted too, for training.
-    base
-        int64 of shape (S + 1,): scope ``s`` owns ``entries[base[s]:base[s + 1]]``.
-    """
-
-    entries: torch.Tensor
-    base: torch.Tensor
-
-    def __post_init__(self) -> None:
-        if self.entries.ndim != 2 or self.base.ndim != 1 or self.base.numel() < 2:
-            raise ShapeError(
-                "a pool has entries (P, d) and base (S + 1,): "
-                f"got {tuple(self.entries.shape)} and {tuple(self.base.shape)}"
-            )
-        runs = self.base.tolist()
-        if runs[0] != 0 or runs[-1] != len(self.entries) or min(self.sizes) < 1:
-            raise ShapeError(
-                f"base must rise from 0 to the {len(self.entries)} entries: "
-                f"got {runs[:3]}..{runs[-1]}"
-            )
-
-    @property
-    def d(self) -> int:
-        """Values in a codeword."""
-        return self.entries.shape[1]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Codewords of each scope, ``k[s]``."""
-        return self.base.diff().tolist()
-
-    @property
-    def ragged(self) -> bool:
-        """Whether the scopes have codebooks of different sizes."""
-        return len(set(self.sizes)) > 1
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of a code: those of the largest codebook."""
-        return code_bits(max(self.sizes))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
     """A weight as codes into a pool.
@@ -229,7 +188,8 @@ class Encoded:
     codes
         int64 of shape (out, m), each below the size of its scope's codebook.
     pool
-        The codewords; several layers of a kind may hold the same pool.
+        The codewords; several layers may hold the same pool, or the same entries with tables of
+        their own.
     scope_of
         int64 of shape (m,): the scope of every position.
     scale

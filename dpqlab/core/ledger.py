@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from dpqlab.core.formats import Encoded, EncodedScalar
+from dpqlab.core.pool import OFFSET_BITS
 from dpqlab.errors import ConfigError
 
-OFFSET_BITS = 32  # of each codebook's size, where sizes differ and have to be stored
+__all__ = ["OFFSET_BITS", "KeptTensor", "LayerLedger", "ModelLedger", "ledger_of_encoded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,9 @@ class LayerLedger:
         ``(out, in)``.
     codes, table, pool, scale, bias
         Bits of each part. Codes are whole packed bytes. A pool that several layers share is counted
-        at its owner and 0 elsewhere. ``table`` is what it takes to find a codeword: nothing, unless
-        codebooks differ in size.
+        at its owner and 0 elsewhere. ``table`` is what it takes to find a codeword: the codebooks'
+        sizes where they differ, and of an indexed pool the packed table, which every layer has of
+        its own.
     weights
         Number of weights, ``out * in``.
     """
@@ -169,7 +171,8 @@ def ledger_of_encoded(
     bias_bits
         Bits of the whole bias vector, 0 without one.
     owns_pool
-        Whether the pool is counted here; False for all but the first layer that shares it.
+        Whether the pool is counted here; False for all but the first layer that shares it. With a
+        ragged pool the sizes go with it; the table of an indexed one is each layer's own.
     kind, codec
         Words for the ledger; by default what ``encoded`` itself tells.
     """
@@ -180,7 +183,7 @@ def ledger_of_encoded(
         book = encoded.pool
         codec = codec or f"d={book.d} k={max(book.sizes)} scopes={len(book.sizes)}"
         pool = _bits(book.entries) if owns_pool else 0
-        table = OFFSET_BITS * len(book.sizes) if owns_pool and book.ragged else 0
+        table = book.table_bits if owns_pool or book.indexed else 0
     return LayerLedger(
         name=name,
         kind=kind,

@@ -21,6 +21,11 @@ MAX_BITS = 16
 _OCTETS = 1 << 16  # per chunk: 512 k codes, some MB of scratch memory
 
 
+def code_bits(k: int) -> int:
+    """Return the bits of a code into ``k`` codewords: ``ceil(log2 k)``, at least 1."""
+    return max(1, (k - 1).bit_length())
+
+
 def packed_size(n: int, bits: int) -> int:
     """Return the bytes that ``n`` codes of ``bits`` bits take: ``ceil(n * bits / 8)``."""
     _check_bits(bits)

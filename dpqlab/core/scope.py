@@ -1,4 +1,7 @@
-"""The sharing scope of a codebook: the one dial between product and vector quantization."""
+"""The sharing scope of a codebook: the one dial between product and vector quantization.
+
+``scope`` says which positions of a row share a codebook, ``across`` which layers do.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import torch
 
 from dpqlab.errors import ConfigError
 
-Scope = Literal["position", "group", "layer", "kind"]
+Scope = Literal["position", "group", "layer"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+Across = Literal["layer", "kind", "model"]
+ACROSS: tuple[Across, ...] = get_args(Across)
 
 
 def scope_of_positions(scope: Scope, m: int, group: int = 1) -> torch.Tensor:
@@ -19,8 +24,8 @@ def scope_of_positions(scope: Scope, m: int, group: int = 1) -> torch.Tensor:
     ----------
     scope
         ``"position"`` (PQ: every position has its own codebook), ``"group"`` (``group``
-        neighbouring positions share one), ``"layer"`` (VQ: one codebook) or ``"kind"`` (one
-        codebook for the same layer of all blocks; inside a layer it looks like ``"layer"``).
+        neighbouring positions share one) or ``"layer"`` (VQ: one codebook). Inside a layer it
+        makes no difference which other layers share them.
     m
         Number of positions in a row.
     group

@@ -110,16 +110,18 @@ def project(codecs: Mapping[str, CodebookCodec], geometry: Geometry) -> Projecti
     if missing:
         raise ConfigError(f"no codec for {', '.join(sorted(missing))} of {geometry.name}")
     codes = pool = scale = bias = 0
-    for kind, (out, columns) in geometry.linears.items():
-        codec = codecs[kind]
-        m = position_count(columns, codec.d)
+    for kinds in _sharing(codecs, geometry):
+        codec = codecs[kinds[0]]
+        layers = 1 if codec.across == "layer" else geometry.blocks  # of a kind, to one pool
+        shapes = [geometry.linears[kind] for kind in kinds]
+        rows = [(out, position_count(columns, codec.d)) for out, columns in shapes]
+        m = rows[0][1]
         scopes = {"position": m, "group": math.ceil(m / codec.group)}.get(codec.scope, 1)
-        k = min(codec.k, out * (m // scopes))
-        owners = 1 if codec.scope == "kind" else geometry.blocks
-        codes += geometry.blocks * out * m * code_bits(k)
-        pool += owners * scopes * k * codec.d * POOL_BITS
-        scale += geometry.blocks * out * SCALE_BITS * codec.row_scale
-        bias += geometry.blocks * out * BIAS_BITS
+        k = min(codec.k, layers * sum(out * (m // scopes) for out, m in rows))
+        codes += geometry.blocks * sum(out * m for out, m in rows) * code_bits(k)
+        pool += geometry.blocks // layers * scopes * k * codec.d * POOL_BITS
+        scale += geometry.blocks * sum(out for out, _ in rows) * SCALE_BITS * codec.row_scale
+        bias += geometry.blocks * sum(out for out, _ in rows) * BIAS_BITS
     return Projection(
         codes=codes,
         pool=pool,
@@ -129,6 +131,15 @@ def project(codecs: Mapping[str, CodebookCodec], geometry: Geometry) -> Projecti
         block_weights=geometry.block_weights,
         parameters=geometry.parameters,
     )
+
+
+def _sharing(codecs: Mapping[str, CodebookCodec], geometry: Geometry) -> list[list[str]]:
+    """Group the kinds of a block: those with one pool across the model come together."""
+    groups: dict[str, list[str]] = {}
+    for kind in geometry.linears:
+        codec = codecs[kind]
+        groups.setdefault(repr(codec) if codec.across == "model" else kind, []).append(kind)
+    return list(groups.values())
 
 
 def ratio_at(true_bits: float, geometry: Geometry) -> float:

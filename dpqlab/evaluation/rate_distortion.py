@@ -105,7 +105,7 @@ def rate_distortion_points(
     weights
         Matrices (out, in) by layer name, on the CPU.
     codecs
-        Codecs that need one weight only (no scope ``"kind"``).
+        Codecs that need one weight only (``across="layer"``).
     seed
         Of every clustering.
 

@@ -2,7 +2,8 @@
 
 from dpqlab.nn.embedder import tie_embedders_, untie_embedders_
 from dpqlab.nn.linear import CompressedLinear, PackedLinear, ScalarLinear, hold_decoded
-from dpqlab.nn.plan import Plan, Rule, kind_of, preset, presets
+from dpqlab.nn.plan import Coding, Plan, Rule, kind_of
+from dpqlab.nn.presets import preset, presets
 from dpqlab.nn.surgery import (
     Compression,
     LayerRecord,
@@ -14,6 +15,7 @@ from dpqlab.nn.surgery import (
 from dpqlab.nn.taps import block_outputs
 
 __all__ = [
+    "Coding",
     "CompressedLinear",
     "Compression",
     "LayerRecord",

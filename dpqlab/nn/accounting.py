@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dpqlab.core import KeptTensor, LayerLedger, ModelLedger
-from dpqlab.core.ledger import OFFSET_BITS
 from dpqlab.nn.embedder import is_embedder
 from dpqlab.nn.linear import CompressedLinear, PackedLinear, ScalarLinear
 from dpqlab.nn.plan import EMBEDDER_REASON, FLOAT_DTYPES, OUTSIDE_REASON, FloatName, kind_of
 
 _STORAGE = "_dpqlab_storage"
+_PACKED_LEAVES = ("weight", "pool", "scale", "bias", "latent")  # the last is never stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,10 @@ def layer_ledger(
 ) -> LayerLedger:
     """Count the bits of one compressed layer from the tensors that it stores."""
     pool = table = 0
-    if isinstance(layer, CompressedLinear) and owns_pool:
-        pool, table = _bits(layer.pool), table_bits(layer.base)
+    if isinstance(layer, CompressedLinear):
+        pool = _bits(layer.pool) if owns_pool else 0
+        # who shares a ragged pool shares its sizes too; a table is each layer's own
+        table = layer.codebooks().table_bits if owns_pool or layer.table is not None else 0
     return LayerLedger(
         name=name,
         kind=kind_of(name),
@@ -114,16 +116,10 @@ def layer_ledger(
     )
 
 
-def table_bits(base: Tensor) -> int:
-    """Return the bits of the codebook sizes, which are stored where codebooks differ in size."""
-    sizes = base.diff()
-    return OFFSET_BITS * sizes.numel() if bool((sizes != sizes[0]).any()) else 0
-
-
 def kept_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield what is stored as it is, by first name: other modules' parameters, lasting buffers."""
     packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
-    inside = {f"{name}.{leaf}" for name in packed for leaf in ("weight", "pool", "scale", "bias")}
+    inside = {f"{name}.{leaf}" for name in packed for leaf in _PACKED_LEAVES}
     lasting = model.state_dict().keys()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if name in lasting and name not in inside:

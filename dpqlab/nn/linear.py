@@ -7,7 +7,6 @@ baseline in :mod:`dpqlab.nn.scalar_linear`; all of them can be imported from her
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,14 +17,13 @@ from dpqlab.core import (
     CodebookCodec,
     Encoded,
     Pool,
-    code_bits,
     pack,
-    packed_size,
     position_count,
     scope_of_positions,
     unpack,
 )
 from dpqlab.errors import ShapeError
+from dpqlab.nn.codebook_tensors import CodebookTensors, code_bits_of, codes_beyond
 from dpqlab.nn.packed import PackedLinear, frozen, hold_decoded
 from dpqlab.nn.scalar_linear import ScalarLinear
 
@@ -40,27 +38,11 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodebookTensors:
-    """What a :class:`CompressedLinear` stores.
-
-    ``codes`` uint8 (bytes,), ``pool`` float16 (P, d), ``base`` int64 (S + 1,) (scope s owns the
-    pool entries ``base[s]`` to ``base[s + 1] - 1``), ``scale`` float16 (out,) or None, ``bias``
-    (out,) or None.
-    """
-
-    codes: Tensor
-    pool: Tensor
-    base: Tensor
-    scale: Tensor | None = None
-    bias: Tensor | None = None
-
-
 class CompressedLinear(PackedLinear):
     """A Linear with codes into a pool of codewords (product or vector quantization).
 
-    ``weight[r, g*d:(g+1)*d] = scale[r] * pool[base[s] + code[r, g]]`` with s the scope of position
-    g.
+    ``weight[r, g*d:(g+1)*d] = scale[r] * pool[entry(s, code[r, g])]`` with s the scope of position
+    g; ``entry(s, c)`` is ``base[s] + c``, or ``table[base[s] + c]`` where there is a table.
 
     Parameters
     ----------
@@ -69,8 +51,8 @@ class CompressedLinear(PackedLinear):
     shape
         (out_features, in_features).
     tensors
-        What is stored; any of them but ``base`` may be on the meta device. Layers that are given
-        the same ``pool`` Parameter share it.
+        What is stored; any of them but ``base`` and ``table`` may be on the meta device. Layers
+        that are given the same ``pool`` Parameter share it.
     compute_dtype
         The dtype of the layer that this one replaces.
 
@@ -78,6 +60,12 @@ class CompressedLinear(PackedLinear):
     ----------
     weight, pool, scale, bias : Parameter
         As in :class:`CodebookTensors`, frozen.
+    base, table, scope_of : Tensor
+        How a code finds its codeword; buffers. ``table`` may be None.
+    latent : Parameter or None
+        float32 of shape (out, m, d), in units of the row scale: unquantized sub-vectors that take a
+        straight-through gradient while a model is calibrated. They change no value that the layer
+        computes, and are neither saved nor counted.
     code_bits : int
         Bits of one code: enough for the largest codebook of the layer.
     codes_cache : Tensor or None
@@ -90,7 +78,9 @@ class CompressedLinear(PackedLinear):
     """
 
     base: Tensor
+    table: Tensor | None
     scope_of: Tensor
+    latent: nn.Parameter | None
 
     def __init__(
         self,
@@ -101,12 +91,15 @@ class CompressedLinear(PackedLinear):
     ) -> None:
         super().__init__(shape, tensors.codes, tensors.bias, compute_dtype)
         self.codec = codec
+        tensors.check(codec, shape)
+        scope_of = scope_of_positions(codec.scope, self.positions, codec.group)
         self.pool = frozen(tensors.pool)
         self.scale = None if tensors.scale is None else frozen(tensors.scale)
-        scope_of = scope_of_positions(codec.scope, self.positions, codec.group)
+        # registered while it is None, so that functional_call can put a tensor in its place
+        self.register_parameter("latent", None)
         self.code_bits = code_bits_of(tensors.base)
-        self._check(tensors.base, scope_of)
         self.register_buffer("base", tensors.base, persistent=False)
+        self.register_buffer("table", tensors.table, persistent=False)
         self.register_buffer("scope_of", scope_of.to(tensors.base.device), persistent=False)
         self.codes_cache: Tensor | None = None
 
@@ -114,22 +107,6 @@ class CompressedLinear(PackedLinear):
     def positions(self) -> int:
         """``m``, the sub-vectors of a row."""
         return position_count(self.in_features, self.codec.d)
-
-    def _check(self, base: Tensor, scope_of: Tensor) -> None:
-        out = self.out_features
-        expected = {
-            "codes": (self.weight, (packed_size(out * self.positions, self.code_bits),)),
-            "pool": (self.pool, (int(base[-1]), self.codec.d)),
-            "base": (base, (int(scope_of[-1]) + 2,)),
-            "scale": (self.scale, (out,)),
-            "bias": (self.bias, (out,)),
-        }
-        for name, (tensor, shape) in expected.items():
-            if tensor is not None and tuple(tensor.shape) != shape:
-                raise ShapeError(
-                    f"{name} of a {self.codec.describe()} layer ({out}, {self.in_features}) has "
-                    f"shape {tuple(tensor.shape)}: expected {shape}"
-                )
 
     @classmethod
     def from_encoded(
@@ -156,14 +133,7 @@ class CompressedLinear(PackedLinear):
         compute_dtype
             The dtype of the layer that this one replaces.
         """
-        pool = encoded.pool
-        tensors = CodebookTensors(
-            codes=pack(encoded.codes.flatten(), pool.code_bits),
-            pool=pool.entries if pool_parameter is None else pool_parameter,
-            base=pool.base,
-            scale=encoded.scale,
-            bias=bias,
-        )
+        tensors = CodebookTensors.from_encoded(encoded, bias=bias, pool_parameter=pool_parameter)
         return cls(codec, encoded.shape, tensors, compute_dtype)
 
     def codes(self) -> Tensor:
@@ -171,11 +141,15 @@ class CompressedLinear(PackedLinear):
         count = self.out_features * self.positions
         return unpack(self.weight, self.code_bits, count).view(self.out_features, self.positions)
 
+    def codebooks(self) -> Pool:
+        """Return the pool, and which of its entries each scope may use, as core's ``Pool``."""
+        return Pool(entries=self.pool.detach(), base=self.base, table=self.table)
+
     def encoded(self) -> Encoded:
         """Unpack the layer into the form that :mod:`dpqlab.core` works on."""
         return Encoded(
             codes=self.codes(),
-            pool=Pool(entries=self.pool.detach(), base=self.base),
+            pool=self.codebooks(),
             scope_of=self.scope_of,
             scale=None if self.scale is None else self.scale.detach(),
             shape=(self.out_features, self.in_features),
@@ -200,11 +174,53 @@ class CompressedLinear(PackedLinear):
         if self.codes_cache is not None:
             self.cache_codes_()
 
+    @torch.no_grad()
+    def set_pool_(self, encoded: Encoded, *, pool_parameter: nn.Parameter | None = None) -> None:
+        """Replace codes, pool, table and scales by those of another encoding, in place.
+
+        Codebooks may differ in size from the ones before, and so may the bits of a code. Bias and
+        ``latent`` stay; a cache follows.
+
+        Parameters
+        ----------
+        encoded
+            A weight of this layer's shape and codec, on its device.
+        pool_parameter
+            The Parameter that holds the codewords of ``encoded`` already, where layers share them.
+            Without it the layer gets a Parameter of its own: one that it shared is left to the
+            others.
+
+        Raises
+        ------
+        ShapeError
+            If ``encoded`` is not of this layer's shape and codec. The layer is unchanged then.
+        """
+        shape = (self.out_features, self.in_features)
+        alike = encoded.shape == shape and torch.equal(encoded.scope_of, self.scope_of)
+        if not alike or (encoded.scale is None) != (self.scale is None):
+            raise ShapeError(
+                f"an encoded weight of shape {encoded.shape}, {len(encoded.pool.sizes)} codebooks, "
+                f"scales {encoded.scale is not None} does not fit a {self.codec.describe()} layer "
+                f"{shape}: encode the layer's own weight with its codec"
+            )
+        tensors = CodebookTensors.from_encoded(
+            encoded, bias=self.bias, pool_parameter=pool_parameter
+        )
+        tensors.check(self.codec, shape)
+        self.weight = frozen(tensors.codes)
+        self.pool = frozen(tensors.pool)
+        self.base, self.table = tensors.base, tensors.table
+        self.scale = None if tensors.scale is None else frozen(tensors.scale)
+        self.code_bits = code_bits_of(tensors.base)
+        if self.codes_cache is not None:
+            self.cache_codes_()
+
     def entry_indices(self) -> Tensor:
-        """Return the pool entry of every sub-vector, ``base + code``: int32 (out, m)."""
+        """Return the pool entry of every sub-vector: int32 (out, m)."""
         if self.codes_cache is not None:
             return self.codes_cache
-        return (self.codes() + self.base[self.scope_of]).to(torch.int32)
+        index = self.codes() + self.base[self.scope_of]
+        return (index if self.table is None else self.table[index]).to(torch.int32)
 
     def cache_codes_(self) -> None:
         """Keep the entry indices (4 bytes a sub-vector), so that decoding skips unpacking."""
@@ -216,7 +232,11 @@ class CompressedLinear(PackedLinear):
         self.codes_cache = None
 
     def decode_with(
-        self, entries: Tensor, scale: Tensor | None, dtype: torch.dtype = torch.float32
+        self,
+        entries: Tensor,
+        scale: Tensor | None,
+        dtype: torch.dtype = torch.float32,
+        latent: Tensor | None = None,
     ) -> Tensor:
         """Decode with other codewords and scales than the stored ones, differentiably.
 
@@ -231,6 +251,9 @@ class CompressedLinear(PackedLinear):
             Row scales (out,), or None for a layer without.
         dtype
             Dtype of the result; the arithmetic is float32 (float64 if this or ``entries`` is).
+        latent
+            Finite (out, m, d), in units of the row scale: adds zero to the sub-vectors, but takes
+            their gradient (straight-through estimator, Bengio et al., arXiv 1308.3432).
 
         Returns
         -------
@@ -238,6 +261,8 @@ class CompressedLinear(PackedLinear):
         """
         wide = torch.promote_types(torch.promote_types(dtype, entries.dtype), torch.float32)
         sub = F.embedding(self.entry_indices(), entries.to(wide))  # (out, m, d)
+        if latent is not None:
+            sub = sub + (latent - latent.detach()).to(wide)
         rows = sub.flatten(1)[:, : self.in_features]
         if scale is not None:
             rows = rows * scale.to(wide)[:, None]
@@ -245,7 +270,7 @@ class CompressedLinear(PackedLinear):
 
     def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weight (out, in): see :meth:`decode_with`."""
-        return self.decode_with(self.pool, self.scale, dtype)
+        return self.decode_with(self.pool, self.scale, dtype, self.latent)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -256,13 +281,3 @@ class CompressedLinear(PackedLinear):
     def extra_repr(self) -> str:
         """Return the shape and the codec, for ``repr``."""
         return f"{super().extra_repr()}, codec={self.codec.describe()!r}"
-
-
-def code_bits_of(base: Tensor) -> int:
-    """Return the bits of one code for the largest run of ``base`` (S + 1,): at least 1."""
-    return code_bits(int(base.diff().max()))
-
-
-def codes_beyond(codes: Tensor, base: Tensor, scope_of: Tensor) -> int:
-    """Count codes (out, m) that are negative or not below the size of their scope's codebook."""
-    return int(((codes < 0) | (codes >= base.diff()[scope_of])).sum())

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from dpqlab.core import CodebookCodec, Codec, ScalarCodec
+from dpqlab.core import CodebookCodec, Codec, PoolConfig
 from dpqlab.errors import ConfigError
 from dpqlab.nn.packed import PackedLinear
 
@@ -19,6 +19,31 @@ FLOAT_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in g
 
 EMBEDDER_REASON = "embedder: one tied copy, outside the blocks' budget"
 OUTSIDE_REASON = "outside the transformer blocks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """How layers are coded: a codec, and how its codebooks are squeezed after k-means.
+
+    Attributes
+    ----------
+    codec
+        The codec.
+    pool
+        The pool's budget and form (see :class:`dpqlab.core.pool.PoolConfig`); None keeps every
+        codeword that k-means made.
+    """
+
+    codec: Codec
+    pool: PoolConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a budget for a pool that does not exist."""
+        if self.pool is not None and not isinstance(self.codec, CodebookCodec):
+            raise ConfigError(
+                f"{self.codec.describe()} has no codebooks, so there is no pool to squeeze: leave "
+                "pool out, or use a CodebookCodec"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +56,8 @@ class Rule:
         Shell pattern on the module's full name (``*`` also matches dots), case-sensitive.
     codec
         The codec, or None to keep the layer.
+    pool
+        How its codebooks are squeezed after k-means; None keeps every codeword.
     reason
         Why a layer is kept; shown in the list of skipped layers.
     layer_type
@@ -42,6 +69,7 @@ class Rule:
 
     pattern: str
     codec: Codec | None
+    pool: PoolConfig | None = None
     reason: str = ""
     layer_type: type[nn.Linear] = nn.Linear
 
@@ -62,6 +90,17 @@ class Rule:
             raise ConfigError(
                 "a rule has an empty pattern: expected a shell pattern such as '*.to_q'"
             )
+        if self.codec is None and self.pool is not None:
+            raise ConfigError(
+                f"the rule {self.pattern!r} keeps its layers, which have no pool: leave pool out, "
+                "or give a codec"
+            )
+        _ = self.coding  # refuses a pool for a codec without codebooks
+
+    @property
+    def coding(self) -> Coding | None:
+        """Codec and pool, or None where layers are kept."""
+        return None if self.codec is None else Coding(codec=self.codec, pool=self.pool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +116,9 @@ class Plan:
         Storage dtype of every parameter that is kept. ``compress_`` rounds them to it.
     bias_dtype
         Storage dtype of the biases of compressed layers.
+    weighted
+        Whether k-means weights each sub-vector by the mean of its columns' moments, which
+        ``compress_`` is given then.
     name
         For reports.
     """
@@ -84,6 +126,7 @@ class Plan:
     rules: tuple[Rule, ...]
     rest_dtype: FloatName = "bfloat16"
     bias_dtype: FloatName = "float16"
+    weighted: bool = False
     name: str = "custom"
 
     def __post_init__(self) -> None:
@@ -101,6 +144,13 @@ class Plan:
         self, name: str, layer_type: type[nn.Linear] = nn.Linear
     ) -> tuple[Codec | None, str]:
         """Return the codec of a layer by name and type, or None and the reason why it is kept."""
+        coding, reason = self.coding_for(name, layer_type)
+        return None if coding is None else coding.codec, reason
+
+    def coding_for(
+        self, name: str, layer_type: type[nn.Linear] = nn.Linear
+    ) -> tuple[Coding | None, str]:
+        """Return codec and pool of a layer, or None and the reason why it is kept."""
         for rule in self.rules:
             if not (fnmatchcase(name, rule.pattern) and issubclass(layer_type, rule.layer_type)):
                 continue
@@ -109,17 +159,18 @@ class Plan:
             if layer_type is not rule.layer_type:
                 wanted = "nn.Linear" if rule.layer_type is nn.Linear else rule.layer_type.__name__
                 return None, f"not a plain {wanted} but {layer_type.__name__}"
-            return rule.codec, ""
+            return rule.coding, ""
         return None, f"no rule of the plan {self.name!r} matches"
 
     @classmethod
     def for_blocks(
         cls,
-        codecs: Codec | Mapping[str, Codec | None],
+        codecs: Codec | Coding | Mapping[str, Codec | Coding | None],
         *,
         blocks: str = "transformer_blocks",
         rest_dtype: FloatName = "bfloat16",
         bias_dtype: FloatName = "float16",
+        weighted: bool = False,
         name: str = "custom",
     ) -> Plan:
         """Compress the Linears of a model's blocks, but neither the embedder nor the ends.
@@ -128,18 +179,34 @@ class Plan:
         ----------
         codecs
             One codec for all layers, or codecs by pattern on the kind (``"attn1.*"``,
-            ``"ff.net.2"``; see :func:`kind_of`), the first match wins; None keeps the kind.
+            ``"ff.net.2"``; see :func:`kind_of`), the first match wins; None keeps the kind. A
+            ``Coding`` is a codec with a budget for its pool.
         blocks
             Name of the list of blocks.
+
+        Examples
+        --------
+        >>> pq = CodebookCodec(d=4, k=32)
+        >>> squeezed = Coding(codec=pq, pool=PoolConfig(budget=0.25))
+        >>> plan = Plan.for_blocks({"attn1.*": squeezed, "ff.*": pq})
+        >>> plan.coding_for("transformer_blocks.0.attn1.to_q")[0].pool.budget
+        0.25
         """
         by_kind = codecs if isinstance(codecs, Mapping) else {"*": codecs}
         rules = [Rule(pattern="*.norm1.emb.*", codec=None, reason=EMBEDDER_REASON)]
-        rules += [
-            Rule(pattern=f"{blocks}.*.{kind}", codec=codec) for kind, codec in by_kind.items()
-        ]
+        for kind, given in by_kind.items():
+            coding = given if given is None or isinstance(given, Coding) else Coding(codec=given)
+            codec, pool = (None, None) if coding is None else (coding.codec, coding.pool)
+            rules.append(Rule(pattern=f"{blocks}.*.{kind}", codec=codec, pool=pool))
         rules.append(Rule(pattern=f"{blocks}.*", codec=None))
         rules.append(Rule(pattern="*", codec=None, reason=OUTSIDE_REASON))
-        return cls(rules=tuple(rules), rest_dtype=rest_dtype, bias_dtype=bias_dtype, name=name)
+        return cls(
+            rules=tuple(rules),
+            rest_dtype=rest_dtype,
+            bias_dtype=bias_dtype,
+            weighted=weighted,
+            name=name,
+        )
 
 
 def kind_of(name: str) -> str:
@@ -166,42 +233,3 @@ def split_block_name(name: str) -> tuple[str, str]:
         if part.isdecimal():
             return ".".join(parts[:index]), ".".join(parts[index + 1 :])
     return "", ""
-
-
-def _pq(d: int, k: int) -> CodebookCodec:
-    return CodebookCodec(d=d, k=k, scope="position", row_scale=True)
-
-
-def _vq(d: int, k: int) -> CodebookCodec:
-    return CodebookCodec(d=d, k=k, scope="layer")
-
-
-_PRESETS: dict[str, Codec] = {
-    "rtn-2bit": ScalarCodec(bits=2, group_size=384),
-    "vq-2bit": _vq(d=4, k=256),
-    "pq-2bit": _pq(d=4, k=32),
-    "rtn-1bit": ScalarCodec(bits=1, group_size=192),
-    "vq-1bit": _vq(d=8, k=256),
-    "pq-1bit": _pq(d=6, k=16),
-}
-
-
-def presets() -> dict[str, Plan]:
-    """Return the ready-made plans by name; their "bits" are nominal, the ledger has true bits."""
-    return {name: Plan.for_blocks(codec, name=name) for name, codec in _PRESETS.items()}
-
-
-def preset(name: str) -> Plan:
-    """Return one of :func:`presets`.
-
-    Raises
-    ------
-    ConfigError
-        If there is no preset of that name.
-    """
-    try:
-        return presets()[name]
-    except KeyError:
-        raise ConfigError(
-            f"no preset is called {name!r}: expected one of {', '.join(_PRESETS)}"
-        ) from None

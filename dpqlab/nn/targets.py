@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dpqlab.core import CodebookCodec, Codec, position_count
+from dpqlab.core import CodebookCodec, Codec, PoolConfig
 from dpqlab.errors import ConfigError
 from dpqlab.nn.accounting import kept_tensors
 from dpqlab.nn.linear import PackedLinear
 from dpqlab.nn.plan import FLOAT_DTYPES, Plan, kind_of, split_block_name
 
-Statistics = Mapping[str, Tensor]
-"""Importance of every sub-vector of some layers, by layer name: (out, m), not negative."""
+Moments = Mapping[str, Tensor]
+"""Column moments of some layers, by layer name: (in,), the mean square of every input feature on
+calibration activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +31,31 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """A Linear to compress, with all its names, and the key of the pool that it uses."""
+    """A Linear to compress, with all its names, and the pool that it uses.
+
+    Attributes
+    ----------
+    codec, pool
+        What the plan says.
+    pool_key
+        Names the codebooks that it is fitted with, and seeds them.
+    """
 
     names: tuple[str, ...]
     linear: nn.Linear
     codec: Codec
+    pool: PoolConfig | None = None
     pool_key: str
 
     @property
     def name(self) -> str:
         """The first name."""
         return self.names[0]
+
+    @property
+    def group(self) -> tuple[str, PoolConfig | None]:
+        """What the layers have in common that share one pool."""
+        return self.pool_key, self.pool
 
 
 def skipped_layers(model: nn.Module, plan: Plan) -> tuple[Skipped, ...]:
@@ -58,16 +73,16 @@ def targets_of(model: nn.Module, plan: Plan) -> list[Target]:
     """List the Linears that ``plan`` compresses, in model order, each once."""
     targets: list[Target] = []
     for names, linear in _linears(model):
-        codec, _ = plan.codec_for(names[0], type(linear))
-        if codec is not None:
-            key = _pool_key(names[0], codec)
-            targets.append(Target(names=names, linear=linear, codec=codec, pool_key=key))
+        coding, _ = plan.coding_for(names[0], type(linear))
+        if coding is not None:
+            codec, key = coding.codec, _pool_key(names[0], coding.codec)
+            targets.append(
+                Target(names=names, linear=linear, codec=codec, pool=coding.pool, pool_key=key)
+            )
     return targets
 
 
-def validate(
-    model: nn.Module, plan: Plan, targets: list[Target], statistics: Mapping[str, Tensor]
-) -> None:
+def validate(model: nn.Module, plan: Plan, targets: list[Target], moments: Moments) -> None:
     """Raise :class:`ConfigError` for anything that would stop the surgery half way."""
     packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
     if packed:
@@ -83,7 +98,8 @@ def validate(
     for name, tensor in kept_tensors(model):
         if id(tensor) not in compressed and tensor.is_floating_point():
             _validate_values(name, tensor, plan.rest_dtype)
-    _validate_statistics(targets, statistics)
+    _validate_pools(targets)
+    _validate_moments(model, plan, targets, moments)
 
 
 def _validate_layer(target: Target, plan: Plan) -> None:
@@ -138,27 +154,55 @@ def _validate_sharing(model: nn.Module, targets: list[Target]) -> None:
             raise ConfigError(f"{target.name} has hooks, which would be lost: remove them first")
 
 
-def _validate_statistics(targets: list[Target], statistics: Mapping[str, Tensor]) -> None:
-    by_name = {target.name: target for target in targets}
-    for name, weights in statistics.items():
-        target = by_name.get(name)
-        if target is None or not isinstance(target.codec, CodebookCodec):
-            raise ConfigError(f"statistics for {name!r}, which no codebook compresses")
-        linear = target.linear
-        shape = (linear.out_features, position_count(linear.in_features, target.codec.d))
-        if tuple(weights.shape) != shape:
-            raise ConfigError(
-                f"statistics of {name} have shape {tuple(weights.shape)}: expected {shape}"
-            )
-        if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-            raise ConfigError(f"statistics of {name} hold negative or non-finite values")
-    members: dict[str, set[bool]] = defaultdict(set)
+def _validate_pools(targets: list[Target]) -> None:
+    """Refuse layers that share codebooks position by position but differ in their positions."""
+    first: dict[tuple[str, PoolConfig | None], Target] = {}
     for target in targets:
-        members[target.pool_key].add(target.name in statistics)
-    mixed = [key for key, given in members.items() if len(given) > 1]
+        other = first.setdefault(target.group, target)
+        columns, expected = target.linear.in_features, other.linear.in_features
+        by_position = isinstance(target.codec, CodebookCodec) and target.codec.scope != "layer"
+        if by_position and columns != expected:
+            raise ConfigError(
+                f"{target.name} has {columns} inputs and {other.name} {expected}, but "
+                f"{target.codec.describe()} gives them the same codebooks position by position: "
+                "use scope 'layer', or across 'layer'"
+            )
+
+
+def _validate_moments(
+    model: nn.Module, plan: Plan, targets: list[Target], moments: Moments
+) -> None:
+    linears = {names[0]: linear for names, linear in _linears(model)}
+    for name, values in moments.items():
+        if name not in linears:
+            raise ConfigError(
+                f"moments for {name!r}, which is no Linear of the model: expected the names of "
+                "model.named_modules()"
+            )
+        shape = (linears[name].in_features,)
+        if tuple(values.shape) != shape or not values.is_floating_point():
+            raise ConfigError(
+                f"moments of {name} are {values.dtype} of shape {tuple(values.shape)}: expected "
+                f"floats of shape {shape}, one for each input feature"
+            )
+        if not bool((torch.isfinite(values) & (values >= 0)).all()):
+            raise ConfigError(
+                f"moments of {name} hold negative or non-finite values: expected mean squares"
+            )
+    members: dict[tuple[str, PoolConfig | None], set[bool]] = defaultdict(set)
+    for target in targets:
+        members[target.group].add(target.name in moments)
+        wanted = plan.weighted and isinstance(target.codec, CodebookCodec)
+        if wanted and target.name not in moments:
+            raise ConfigError(
+                f"plan {plan.name!r} weights k-means by column moments, but there are none for "
+                f"{target.name}: give moments for every layer, or use weighted=False"
+            )
+    mixed = [key for (key, _), given in members.items() if len(given) > 1]
     if mixed:
         raise ConfigError(
-            f"statistics for only some of the layers that share the pool {mixed[0]!r}"
+            f"moments for only some of the layers that share the pool {mixed[0]!r}: give them for "
+            "all or none"
         )
 
 
@@ -173,8 +217,8 @@ def _linears(model: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Linear]]:
 
 
 def _pool_key(name: str, codec: Codec) -> str:
-    """Name the pool of a layer: its own, or its kind's within the same list of blocks."""
-    if not (isinstance(codec, CodebookCodec) and codec.scope == "kind"):
+    """Name the codebooks of a layer: its own, its kind's, or its codec's in one list of blocks."""
+    if not isinstance(codec, CodebookCodec) or codec.across == "layer":
         return name
     outer, _ = split_block_name(name)
-    return f"{outer}:{kind_of(name)}:{codec}"
+    return f"{outer}:{kind_of(name) if codec.across == 'kind' else ''}:{codec}"

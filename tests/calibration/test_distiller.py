@@ -9,26 +9,30 @@ import pytest
 import torch
 
 from dpqlab.calibration import Batch, distillation, noisy_batch
-from dpqlab.calibration.distiller import (
-    Distiller,
-    masters_of,
-    predict,
-    rounded,
-    store_masters_,
-)
+from dpqlab.calibration.distiller import Distiller
+from dpqlab.calibration.forward import predict
+from dpqlab.calibration.masters import masters_of, rounded, store_masters_
+from dpqlab.calibration.objectives import training_loss
 from dpqlab.core import CodebookCodec
 from dpqlab.errors import ConfigError
+from dpqlab.nn.linear import CompressedLinear
 from tests.tiny import tiny_dit
 
-VQ_KIND = CodebookCodec(d=4, k=16, scope="kind", iterations=2)
+VQ_KIND = CodebookCodec(d=4, k=16, scope="layer", across="kind", iterations=2)
 
 
 @pytest.fixture
 def batch(data) -> Batch:
     generator = torch.Generator().manual_seed(1)
     settings: dict[str, Any] = {"size": 8, "null_class": 10, "label_drop": 0.2}
-    drawn = noisy_batch(data.images, data.labels, data.alphas, generator=generator, **settings)
-    return drawn[0]
+    return noisy_batch(data.images, data.labels, data.alphas, generator=generator, **settings)
+
+
+def distiller_of(student: Any, teacher: Any, config: Any, batch: Batch, data: Any) -> Distiller:
+    for layer in student.modules():
+        if isinstance(layer, CompressedLinear):
+            layer.cache_codes_()
+    return Distiller(student, teacher, config, batch, data.alphas)
 
 
 def test_masters_are_all_that_is_trained(student):
@@ -153,25 +157,31 @@ def test_rounding_is_what_storing_does(student):
         assert torch.equal(parameter.float(), value)
 
 
-def test_losses_are_judged_on_rounded_masters_which_stay_exact(student, teacher, batch, config):
-    distiller = Distiller(student, teacher, config, batch)
+def test_losses_are_judged_on_rounded_masters_which_stay_exact(student, teacher, batch, config, data):
+    distiller = distiller_of(student, teacher, config, batch, data)
     with torch.no_grad():
         for master in distiller.masters.values():
             master += 0.1 * master.std() * torch.randn_like(master)
     before = {name: master.clone() for name, master in distiller.masters.items()}
     judged = distiller.judge(batch)
-    assert judged.total != distiller.losses(batch, distiller.masters).total
+    assert judged.total != training_loss(
+        predict(student, batch, distiller.masters),
+        predict(teacher, batch, {}),
+        config.objective,
+        noise=None,
+        weights=torch.ones(len(batch)),
+    )
     assert all(torch.equal(before[name], m) for name, m in distiller.masters.items())
     assert not judged.total.requires_grad
     store_masters_(student, distiller.masters)
     wanted = predict(teacher, batch, {})
-    stored = distillation(predict(student, batch, {}), wanted, feature_weight=config.feature_weight)
+    stored = distillation(predict(student, batch, {}), wanted)
     assert judged.total == stored.total
     assert judged.features == stored.features
 
 
-def test_a_step_moves_masters_by_the_rate_times_their_size(student, teacher, batch, config):
-    distiller = Distiller(student, teacher, config, batch)
+def test_a_step_moves_masters_by_the_rate_times_their_size(student, teacher, batch, config, data):
+    distiller = distiller_of(student, teacher, config, batch, data)
     before = {name: master.detach().clone() for name, master in distiller.masters.items()}
     distiller.step(batch, 0.01)
     for part in ("pool", "scale", "bias"):
@@ -182,10 +192,10 @@ def test_a_step_moves_masters_by_the_rate_times_their_size(student, teacher, bat
         assert torch.stack(moved).max().item() == pytest.approx(0.01 * size.item(), rel=1e-2)
 
 
-def test_only_masters_get_gradients(student, teacher, batch, config):
+def test_only_masters_get_gradients(student, teacher, batch, config, data):
     kept = [p for p in student.parameters() if p.requires_grad]
     assert kept
-    distiller = Distiller(student, teacher, config, batch)
+    distiller = distiller_of(student, teacher, config, batch, data)
     distiller.step(batch, 0.01)
     assert all(p.grad is None for p in (*student.parameters(), *teacher.parameters()))
     assert all(p.requires_grad for p in kept)

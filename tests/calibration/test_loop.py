@@ -5,63 +5,23 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
-from dpqlab.calibration import (
-    CalibrationRecord,
-    calibrate,
-    distillation,
-    noisy_batch,
-)
-from dpqlab.calibration.distiller import masters_of, predict
+from dpqlab.calibration import calibrate
+from dpqlab.calibration.masters import masters_of
+from dpqlab.calibration.objectives import JUDGED_FEATURES
 from dpqlab.checkpoint import load_compressed, save_compressed
 from dpqlab.core import CodebookCodec
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
-from dpqlab.nn.linear import CompressedLinear
+from tests.calibration.states import cached, course, held_out_loss, layers_of, same, state_of
 
-KIND = CodebookCodec(d=4, k=16, scope="kind", iterations=2)
-
-
-def layers_of(model: Any) -> list[CompressedLinear]:
-    return [module for module in model.modules() if isinstance(module, CompressedLinear)]
-
-
-def state_of(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-def cached(model: Any) -> bool:
-    return any(layer.codes_cache is not None for layer in layers_of(model))
-
-
-@torch.no_grad()
-def held_out_loss(student: Any, teacher: Any, data: Any, config: Any) -> float:
-    """The loss of the model as it is on the batch that the loop judges on."""
-    batch, _ = noisy_batch(
-        data.images[-config.holdout :],
-        data.labels[-config.holdout :],
-        data.alphas,
-        size=config.holdout,
-        null_class=10,
-        label_drop=config.label_drop,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-    wanted, mine = predict(teacher, batch, {}), predict(student, batch, {})
-    return distillation(mine, wanted, feature_weight=config.feature_weight).total.item()
-
-
-def course(records: list[CalibrationRecord]) -> list[tuple[Any, ...]]:
-    return [(r.step, r.total, r.output, r.features, r.best) for r in records]
+KIND = CodebookCodec(d=4, k=16, scope="layer", across="kind", iterations=2)
 
 
 def test_calibration_lowers_the_held_out_loss(student, teacher, data, config):
@@ -75,7 +35,7 @@ def test_calibration_lowers_the_held_out_loss(student, teacher, data, config):
     assert records[-1].output < records[0].output
     assert records[-1].features < records[0].features
     for record in records:
-        expected = record.output + config.feature_weight * record.features
+        expected = record.output + JUDGED_FEATURES * record.features
         assert record.total == pytest.approx(expected)
     assert all(torch.equal(a, b.codes()) for a, b in zip(codes, layers_of(student), strict=True))
     trained = masters_of(student).keys()
@@ -225,7 +185,7 @@ def test_a_calibrated_student_saves_and_loads_bit_equal(
         student,
         tmp_path / "student",
         scheduler_config=json.loads(scheduler.to_json_string()),
-        provenance=asdict(config) | {"cuda_graph": 0},
+        provenance={"steps": config.steps},
         card="# Student\n",
     )
     loaded = load_compressed(tmp_path / "student")

@@ -13,16 +13,17 @@ from torch import nn
 
 from dpqlab.checkpoint.layout import CONFIG, MANIFEST, SCHEDULER, SINGLE_SHARD
 from dpqlab.checkpoint.manifest import FileRecord, manifest_bytes, sha256_of
-from dpqlab.core import CodebookCodec, ScalarCodec
+from dpqlab.core import CodebookCodec, Pool, ScalarCodec, encode
 from dpqlab.nn.embedder import tie_embedders_
 from dpqlab.nn.plan import Plan
 from dpqlab.nn.surgery import compress_
 from tests.tiny import TINY
 
 PQ = CodebookCodec(d=4, k=10, row_scale=True, iterations=2)
-KIND = CodebookCodec(d=4, k=16, scope="kind", iterations=2)
+KIND = CodebookCodec(d=4, k=16, scope="layer", across="kind", iterations=2)
 RAGGED = CodebookCodec(d=4, k=80, scope="group", group=3, iterations=2)
 VQ = CodebookCodec(d=3, k=200, scope="layer", iterations=2)
+TABLED = CodebookCodec(d=4, k=10, across="kind", row_scale=True, iterations=2)
 RTN = ScalarCodec(bits=3, group_size=12)
 
 PLAN = Plan.for_blocks(
@@ -32,6 +33,7 @@ PLAN = Plan.for_blocks(
         "attn1.to_out.0": None,
         "ff.net.0.proj": RTN,
         "ff.net.2": VQ,
+        "norm1.linear": TABLED,
         "*": PQ,
     }
 )
@@ -40,6 +42,8 @@ QUERY = f"{BLOCK}.attn1.to_q"  # PQ with row scales, k = 10 in 4 bits
 KEY = f"{BLOCK}.attn1.to_k"  # owns the pool of its kind
 VALUE = f"{BLOCK}.attn1.to_v"  # ragged: 96, 96 and 64 sub-vectors for three codebooks
 UP = f"{BLOCK}.ff.net.0.proj"  # round to nearest
+SHIFT = f"{BLOCK}.norm1.linear"  # owns an indexed pool, 50 codewords for 8 codebooks of 10 codes
+OTHER_SHIFT = "transformer_blocks.1.norm1.linear"  # shares it; its first codebook has 3 codes
 
 SCHEDULER_CONFIG = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_end": 0.02}
 PROVENANCE = {"source": "random weights", "seed": 0, "loss": 0.5}
@@ -62,7 +66,23 @@ def dense_dit(**settings: Any) -> nn.Module:
 def compressed_dit(plan: Plan = PLAN, **settings: Any) -> nn.Module:
     model = dense_dit(**settings)
     compress_(model, plan)
+    if plan is PLAN:
+        index_(model)
     return model
+
+
+def index_(model: nn.Module) -> None:
+    """Let the layers of TABLED pick from 50 codewords, each with a table of its own."""
+    first = None
+    for name, short in ((SHIFT, 10), (OTHER_SHIFT, 3)):
+        layer: Any = model.get_submodule(name)
+        sizes = torch.tensor([0, short] + [10] * (layer.positions - 1))
+        table = torch.randint(50, (int(sizes.sum()),), generator=torch.Generator().manual_seed(0))
+        entries = layer.pool.detach()[:50]
+        pool = Pool(entries=entries, base=sizes.cumsum(0), table=table)
+        encoded = encode(layer.decode(), layer.codec, pool)
+        layer.set_pool_(encoded, pool_parameter=first)
+        first = layer.pool
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -32,7 +32,9 @@ from dpqlab.errors import CheckpointError
 from tests.checkpoint.forge import (
     BLOCK,
     KEY,
+    OTHER_SHIFT,
     QUERY,
+    SHIFT,
     UP,
     VALUE,
     Edit,
@@ -97,6 +99,20 @@ def share_with_sharer(value: dict[str, Any]) -> None:
 
 def many_layers(value: dict[str, Any]) -> None:
     value["layers"] |= {f"x.{i}": value["layers"][QUERY] for i in range(10_001)}
+
+
+def both_shifts(**settings: Any) -> Edit:
+    """An edit of all layers that use the indexed pool."""
+    return config_edit(lambda c: [c["layers"][n].update(settings) for n in (SHIFT, OTHER_SHIFT)])
+
+
+def both_codecs(value: dict[str, Any]) -> None:
+    for name in (SHIFT, OTHER_SHIFT):
+        value["layers"][name]["codec"]["across"] = "layer"
+
+
+def padded_table(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{OTHER_SHIFT}.table"][-1] |= 0x80
 
 
 def embedder(index: int) -> str:
@@ -203,6 +219,30 @@ CASES: dict[str, tuple[Edit, str]] = {
         tensor_edit(lambda t: t[f"{VALUE}.sizes"].copy_(torch.tensor([1, 1, 222]))),
         "sizes are not the sizes",
     ),
+    "table entry beyond the pool": (
+        value_edit(f"{SHIFT}.table", 0, 0x3F),
+        r"norm1\.linear\.table holds 1 entries that lie beyond the pool of 50",
+    ),
+    "table entries beyond the pool": (
+        fill(f"{OTHER_SHIFT}.table", 0x3F),
+        r"1\.norm1\.linear\.table holds \d+ entries that lie beyond the pool",
+    ),
+    "bits behind a table": (tensor_edit(padded_table), "table has bits behind its last entry"),
+    "table of integers": (retype(f"{SHIFT}.table", torch.int32), r"is I32 .*: expected U8"),
+    "table with two dimensions": (reshape(f"{SHIFT}.table", 2, -1), "expected U8"),
+    "missing table": (tensor_edit(lambda t: t.pop(f"{SHIFT}.table")), "table' and 0 more"),
+    "missing sizes of a table": (
+        tensor_edit(lambda t: t.pop(f"{OTHER_SHIFT}.sizes")),
+        "sizes' and 0 more",
+    ),
+    "sizes that do not fill their table": (
+        value_edit(f"{OTHER_SHIFT}.sizes", 0, 4),
+        "fill a table of 73",
+    ),
+    "code beyond a short codebook of a table": (
+        fill(f"{OTHER_SHIFT}.weight", 0x99),
+        "codes that lie beyond",
+    ),
     # --- quantization_config
     "newer version": (config_edit(lambda c: c.update(format_version=2)), "use a newer dpqlab"),
     "version as text": (config_edit(lambda c: c.update(format_version="1")), "format_version '1'"),
@@ -260,6 +300,28 @@ CASES: dict[str, tuple[Edit, str]] = {
     "pool rows below the scopes": (layer_edit(QUERY, pool_rows=7), "pool_rows is 7"),
     "ragged without sizes": (layer_edit(QUERY, ragged=True), r"to_q\.sizes' and 0 more"),
     "ragged with one codebook": (layer_edit(KEY, ragged=True), "cannot be divided so|no layer"),
+    "table rows": (layer_edit(SHIFT, table_rows=72), r"is U8 \(60,\): expected U8 \(54,\)"),
+    "table rows that do not divide": (layer_edit(SHIFT, table_rows=79), "cannot be divided so"),
+    "table rows beyond k": (layer_edit(SHIFT, table_rows=88), "table_rows is 88: expected 8 to 80"),
+    "table rows below the scopes": (layer_edit(SHIFT, table_rows=7), "table_rows is 7"),
+    "table rows huge": (layer_edit(SHIFT, table_rows=HUGE), "table_rows is 9007199254740992"),
+    "table rows null": (layer_edit(SHIFT, table_rows=None), "table_rows is None: expected int"),
+    "table rows true": (layer_edit(SHIFT, table_rows=True), "table_rows is True: expected int"),
+    "table of a scalar codec": (layer_edit(UP, table_rows=8), "unknown key 'table_rows'"),
+    "table that is not stored": (layer_edit(QUERY, table_rows=80), r"to_q\.table' and 0 more"),
+    "owner without its table": (
+        config_edit(lambda c: c["layers"][SHIFT].pop("table_rows")),
+        "code_bits is 4: expected 3 to 3",
+    ),
+    "sharer without its table": (
+        config_edit(lambda c: c["layers"][OTHER_SHIFT].pop("table_rows")),
+        "no layer with a pool of its own",
+    ),
+    "indexed pool of nothing": (both_shifts(pool_rows=0), "pool_rows is 0: expected 1 to 65536"),
+    "indexed pool huge": (both_shifts(pool_rows=65_537), "pool_rows is 65537"),
+    "indexed pool beyond its tables": (both_shifts(pool_rows=154), "name 153 at most"),
+    "indexed pool of two sizes": (layer_edit(SHIFT, pool_rows=51), "no layer with a pool"),
+    "shared pool of a codec that shares nothing": (config_edit(both_codecs), "that layers share"),
     "pool of nobody": (layer_edit(QUERY, pool_of="nobody"), "no layer with a pool of its own"),
     "pool of itself": (layer_edit(QUERY, pool_of=QUERY), "no layer with a pool of its own"),
     "pool of another codec": (config_edit(move_pool), "the same codec"),
@@ -271,7 +333,13 @@ CASES: dict[str, tuple[Edit, str]] = {
     "k = 2**31": (codec_edit(QUERY, k=2**31), "k must lie in"),
     "k as text": (codec_edit(QUERY, k="10"), "k must be int"),
     "k true": (codec_edit(QUERY, k=True), "k must be int"),
-    "unknown scope": (codec_edit(QUERY, scope="model"), "unknown scope"),
+    "unknown scope": (codec_edit(QUERY, scope="kind"), "unknown scope"),
+    "unknown across": (codec_edit(QUERY, across="world"), "unknown across"),
+    "across the model by position": (codec_edit(QUERY, across="model"), "across='model'"),
+    "codec without across": (
+        config_edit(lambda c: c["layers"][QUERY]["codec"].pop("across")),
+        "exactly the keys",
+    ),
     "unknown family": (codec_edit(QUERY, family="pickle"), "unknown codec family"),
     "family as a list": (codec_edit(QUERY, family=["codebook"]), "unknown codec family"),
     "codec with an unknown key": (codec_edit(QUERY, x=1), "exactly the keys"),
@@ -407,6 +475,8 @@ def test_refused_with_one_clear_error(case: str, folder: Path) -> None:
         "header length 2**63",
         "shape overflow",
         "pool rows huge",
+        "table rows huge",
+        "indexed pool huge",
         "config of 20 MB",
         "huge table of positions",
         "100k brackets",

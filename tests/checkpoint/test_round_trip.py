@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,18 +17,22 @@ from dpqlab.checkpoint import shards
 from dpqlab.checkpoint.layout import SHARD_INDEX, SINGLE_SHARD
 from dpqlab.checkpoint.load import is_compressed, load_compressed, read_config
 from dpqlab.checkpoint.save import save_compressed
+from dpqlab.core import CodebookCodec, Pool, PoolConfig, encode
 from dpqlab.errors import CheckpointError, ConfigError
 from dpqlab.nn.accounting import storage_of
 from dpqlab.nn.embedder import untie_embedders_
 from dpqlab.nn.linear import CompressedLinear, ScalarLinear
-from dpqlab.nn.plan import Plan
+from dpqlab.nn.plan import Coding, Plan
 from dpqlab.nn.surgery import compress_, ledger_of_model
 from tests.checkpoint.forge import (
     KIND,
+    OTHER_SHIFT,
     PLAN,
     PQ,
     PROVENANCE,
+    RAGGED,
     SCHEDULER_CONFIG,
+    SHIFT,
     compressed_dit,
     dense_dit,
     inputs,
@@ -83,6 +88,10 @@ def test_ties_are_restored(original: Path) -> None:
     assert first.norm1.emb is second.norm1.emb
     assert first.attn1.to_k.pool is second.attn1.to_k.pool
     assert first.attn1.to_q.pool is not second.attn1.to_q.pool
+    assert first.norm1.linear.pool is second.norm1.linear.pool
+    assert len(first.norm1.linear.table) == 80
+    assert len(second.norm1.linear.table) == 73  # a table of its own
+    assert not torch.equal(first.norm1.linear.base, second.norm1.linear.base)
     assert isinstance(first.ff.net[0].proj, ScalarLinear)
     assert isinstance(first.attn1.to_v, CompressedLinear)
     assert type(first.attn1.to_out[0]) is nn.Linear
@@ -91,6 +100,9 @@ def test_ties_are_restored(original: Path) -> None:
 def test_what_is_shared_is_stored_once(original: Path) -> None:
     names = shards.read_header(original, SINGLE_SHARD)
     assert [n for n in names if "to_k.pool" in n] == ["transformer_blocks.0.attn1.to_k.pool"]
+    assert [n for n in names if "norm1.linear.pool" in n] == [f"{SHIFT}.pool"]
+    assert len([n for n in names if n.endswith("norm1.linear.table")]) == 2
+    assert [n for n in names if n.endswith("norm1.linear.sizes")] == [f"{OTHER_SHIFT}.sizes"]
     assert not [n for n in names if n.startswith("transformer_blocks.1.norm1.emb")]
     assert [n for n in names if n.startswith("transformer_blocks.0.norm1.emb")]
 
@@ -99,6 +111,14 @@ def test_disk_bytes_are_the_ledgers_bytes(model: nn.Module, original: Path) -> N
     data = (original / SINGLE_SHARD).read_bytes()
     header = int.from_bytes(data[:8], "little")
     assert len(data) - 8 - header == ledger_of_model(model).stored_bytes
+
+
+def test_a_latent_is_not_saved(model: nn.Module, original: Path, tmp_path: Path) -> None:
+    model = copy.deepcopy(model)
+    layer = model.transformer_blocks[0].attn1.to_q
+    layer.latent = nn.Parameter(torch.randn(32, 8, 4))
+    saved = save(model, tmp_path / "x", provenance=PROVENANCE, card="# Tiny\n")
+    assert (saved / SINGLE_SHARD).read_bytes() == (original / SINGLE_SHARD).read_bytes()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -178,6 +198,29 @@ def _ends() -> tuple[object, ...]:
     from dpqlab.nn.plan import Rule
 
     return (Rule(pattern="proj_out_1", codec=PQ),)
+
+
+@pytest.mark.parametrize("form", ["ragged", "indexed"])
+def test_squeezed_pools_round_trip_and_cost_what_the_ledger_says(tmp_path: Path, form: Any) -> None:
+    kind = CodebookCodec(d=4, k=16, across="kind", row_scale=True, iterations=1)
+    wide = CodebookCodec(d=4, k=64, scope="layer", across="model", iterations=1)
+    budgets = {"norm1.linear": (kind, 0.5), "attn1.*": (wide, 0.25), "ff.*": (RAGGED, 0.9)}
+    plan = Plan.for_blocks(
+        {
+            pattern: Coding(codec=codec, pool=PoolConfig(budget=budget, form=form, refits=1))
+            for pattern, (codec, budget) in budgets.items()
+        }
+    )
+    model = compressed_dit(plan)
+    folder = save(model, tmp_path / "x")
+    loaded = load_compressed(folder)
+    assert_bit_equal(model, loaded)
+    ledger = ledger_of_model(model)
+    assert ledger_of_model(loaded) == ledger
+    data = (folder / SINGLE_SHARD).read_bytes()
+    assert len(data) - 8 - int.from_bytes(data[:8], "little") == ledger.stored_bytes
+    tables = [layer.table for layer in ledger.layers if "attn1" in layer.name]
+    assert all(tables) if form == "indexed" else not any(tables)  # one size without a table
 
 
 def test_shards(tmp_path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +337,22 @@ class TestRefusals:
         stored = read_config(folder).scheduler
         assert "lambda_min_clipped" not in stored
         assert DPMSolverMultistepScheduler.from_config(stored).config.lambda_min_clipped < -1e300
+
+    def test_shared_codewords_in_codebooks_of_other_sizes(
+        self, tmp_path: Path, model: nn.Module
+    ) -> None:
+        # without tables both layers would be loaded with the sizes of the first
+        model = copy.deepcopy(model)
+        codec = CodebookCodec(d=4, k=10, scope="group", group=4, across="kind")
+        pool = None
+        for block, base in zip(model.transformer_blocks, ([0, 4, 10], [0, 6, 10]), strict=True):
+            book = Pool(entries=torch.randn(10, 4).half(), base=torch.tensor(base))
+            encoded = encode(block.attn1.to_k.decode(), codec, book)
+            layer = CompressedLinear.from_encoded(
+                encoded, codec, bias=block.attn1.to_k.bias, pool_parameter=pool
+            )
+            block.attn1.to_k, pool = layer, layer.pool
+        self.refuses(model, tmp_path, "not the sizes of its codebooks")
 
     def test_missing_parent(self, model: nn.Module, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="create it first"):

@@ -29,7 +29,8 @@ CODECS = [
     CodebookCodec(d=4, k=16, row_scale=True),
     CodebookCodec(d=3, k=7, scope="group", group=4, init="sample"),
     CodebookCodec(d=5, k=32, scope="layer"),
-    CodebookCodec(d=8, k=256, scope="kind", iterations=3),
+    CodebookCodec(d=8, k=256, scope="layer", across="kind", iterations=3),
+    CodebookCodec(d=8, k=16, across="kind", row_scale=True, iterations=3),
 ]
 
 
@@ -57,6 +58,8 @@ def test_dictionary_round_trip(codec: Any) -> None:
         {"family": "other"},
         {"row_scale": 1},
         {"scope": "row"},
+        {"scope": "kind"},
+        {"across": "block"},
         {"d": 0},
     ],
 )
@@ -80,6 +83,9 @@ def test_missing_keys_are_refused() -> None:
         {"k": 1},
         {"k": 65_537},
         {"scope": "x"},
+        {"across": "x"},
+        {"across": "model"},
+        {"across": "model", "scope": "group", "group": 2},
         {"group": 2},
         {"scope": "group", "group": 0},
         {"iterations": -1},
@@ -99,7 +105,13 @@ def test_code_bits() -> None:
 def test_descriptions() -> None:
     assert [codec.describe() for codec in CODECS] == [
         "PQ d=4 k=16", "PQ d=4 k=16 +scale", "PQ/4 d=3 k=7", "VQ d=5 k=32", "VQ/kind d=8 k=256",
+        "PQ/kind d=8 k=16 +scale",
     ]  # fmt: skip
+    assert CodebookCodec(d=4, k=8, scope="layer", across="model").describe() == "VQ/model d=4 k=8"
+    assert (
+        CodebookCodec(d=4, k=8, scope="group", group=4, across="kind").describe()
+        == "PQ/4/kind d=4 k=8"
+    )
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -204,13 +216,31 @@ def test_pruned_pools_encode_with_what_is_left(weight: torch.Tensor) -> None:
 
 def test_a_kind_shares_one_pool() -> None:
     weights = [torch.randn(16, 8), 3 * torch.randn(32, 8), torch.randn(16, 10)]
-    codec = CodebookCodec(d=4, k=32, scope="kind")
+    codec = CodebookCodec(d=4, k=32, scope="layer", across="kind")
     pool = fit_pool(weights, codec, generator=seeded())
     assert pool.sizes == [32]
     for weight in weights:
         encoded = encode(weight, codec, pool)
         assert encoded.pool is pool
         assert relative_error(weight, decode(encoded)) < 0.7
+
+
+@pytest.mark.parametrize("scope", ["position", "group"])
+def test_a_kind_shares_codebooks_position_by_position(scope: Any) -> None:
+    weights = [torch.randn(16, 24, generator=seeded(i)) + torch.arange(24) for i in range(3)]
+    group = 2 if scope == "group" else 1
+    codec = CodebookCodec(d=4, k=8, scope=scope, group=group, across="kind")
+    pool = fit_pool(weights, codec, generator=seeded())
+    stacked = fit_pool([torch.cat(weights)], replace(codec, across="layer"), generator=seeded())
+    assert pool.entries.equal(stacked.entries)
+    assert pool.base.equal(stacked.base)
+    for weight in weights:
+        assert encode(weight, codec, pool).codes.shape == (16, 6)
+    drawn = fit_pool(weights, codec, generator=seeded(), reservoir=9 * 6)
+    assert drawn.sizes == [8] * len(drawn.sizes)
+    assert len(drawn.sizes) == len(pool.sizes)
+    with pytest.raises(ShapeError, match=r"position by position.*got \[20, 24\]"):
+        fit_pool([weights[0], weights[1][:, :20]], codec, generator=seeded())
 
 
 @pytest.mark.parametrize("reservoir", [100, 10_000])
@@ -224,7 +254,7 @@ def test_the_reservoir_bounds_what_is_clustered(reservoir: int) -> None:
         return kmeans(points, config, generator=generator, weights=weights)
 
     weights = [torch.full((30, 8), float(i)) for i in range(3)]
-    codec = CodebookCodec(d=4, k=3, scope="kind")
+    codec = CodebookCodec(d=4, k=3, scope="layer", across="model")
     fit_pool(weights, codec, generator=seeded(), clusterer=spy, reservoir=reservoir)
     (points,) = seen
     assert points.shape == (1, min(reservoir, 180), 4)
@@ -287,15 +317,18 @@ def test_codes_are_those_of_faiss_for_the_same_codebooks() -> None:
 
 @given(
     rows=st.integers(1, 12), columns=st.integers(1, 20), d=st.integers(1, 8), k=st.integers(2, 9),
-    scale=st.booleans(), scope=st.sampled_from(["position", "group", "layer", "kind"]),
+    scale=st.booleans(), scope=st.sampled_from(["position", "group", "layer"]),
+    across=st.sampled_from(["layer", "kind"]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_any_shape_goes_through(
-    rows: int, columns: int, d: int, k: int, scale: bool, scope: Any
+    rows: int, columns: int, d: int, k: int, scale: bool, scope: Any, across: Any
 ) -> None:
     weight = torch.randn(rows, columns, generator=seeded(rows * columns))
     group = 2 if scope == "group" else 1
-    codec = CodebookCodec(d=d, k=k, scope=scope, group=group, row_scale=scale, iterations=3)
+    codec = CodebookCodec(
+        d=d, k=k, scope=scope, group=group, across=across, row_scale=scale, iterations=3
+    )
     pool = fit_pool([weight], codec, generator=seeded())
     encoded = encode(weight, codec, pool)
     sizes = torch.tensor(pool.sizes)

@@ -13,6 +13,7 @@ from dpqlab.core import (
     KeptTensor,
     LayerLedger,
     ModelLedger,
+    Pool,
     ScalarCodec,
     encode,
     fit_pool,
@@ -61,6 +62,17 @@ def test_ragged_codebooks_cost_a_table() -> None:
     codec = CodebookCodec(d=4, k=8, scope="group", group=2)
     pool = fit_pool([weight], codec, generator=torch.Generator())
     assert ledger_of_encoded("layer", encode(weight, codec, pool), 0).table == 3 * 32
+
+
+def test_every_layer_pays_for_a_table_of_its_own() -> None:
+    weight = torch.randn(6, 8)
+    codec = CodebookCodec(d=4, k=3)
+    table = torch.tensor([0, 4, 2, 1, 3])
+    pool = Pool(entries=torch.randn(5, 4).half(), base=torch.tensor([0, 2, 5]), table=table)
+    encoded = encode(weight, codec, pool)
+    owner, other = (ledger_of_encoded("l", encoded, 0, owns_pool=owns) for owns in (True, False))
+    assert owner.table == other.table == 2 * 32 + stored(pack(table, 3))
+    assert (owner.pool, other.pool) == (5 * 4 * 16, 0)
 
 
 def layer(name: str, bias: int = 0) -> LayerLedger:

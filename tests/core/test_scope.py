@@ -10,7 +10,6 @@ def test_every_scope() -> None:
     assert scope_of_positions("position", 4).tolist() == [0, 1, 2, 3]
     assert scope_of_positions("group", 5, 3).tolist() == [0, 0, 0, 1, 1]
     assert scope_of_positions("layer", 3).tolist() == [0, 0, 0]
-    assert scope_of_positions("kind", 3).tolist() == [0, 0, 0]
 
 
 def test_the_ends_of_the_dial() -> None:

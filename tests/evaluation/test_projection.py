@@ -12,6 +12,8 @@ CODECS = [
     CodebookCodec(d=4, k=16, scope="position", row_scale=True),
     CodebookCodec(d=6, k=8, scope="layer"),
     CodebookCodec(d=4, k=8, scope="group", group=2),
+    CodebookCodec(d=4, k=40, scope="position", across="kind"),  # one layer has but 32 rows
+    CodebookCodec(d=4, k=64, scope="layer", across="model", row_scale=True),
 ]
 
 

@@ -7,10 +7,13 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from dpqlab.core import (
     CodebookCodec,
+    Encoded,
+    Pool,
     ScalarCodec,
     decode,
     encode,
@@ -20,56 +23,199 @@ from dpqlab.core import (
     scalar_encode,
 )
 from dpqlab.errors import ShapeError
-from dpqlab.nn.accounting import layer_ledger
-from dpqlab.nn.linear import CompressedLinear, PackedLinear, ScalarLinear, hold_decoded
+from dpqlab.nn.accounting import kept_tensors, layer_ledger, ledger_of_model
+from dpqlab.nn.linear import (
+    CodebookTensors,
+    CompressedLinear,
+    PackedLinear,
+    ScalarLinear,
+    hold_decoded,
+)
 
 CODECS = [
     CodebookCodec(d=4, k=8, scope="position", row_scale=True, iterations=2),
     CodebookCodec(d=3, k=5, scope="layer", iterations=2),  # neither divides
     CodebookCodec(d=4, k=16, scope="group", group=2, iterations=2),  # a shorter last group
-    CodebookCodec(d=2, k=200, scope="kind", row_scale=True, iterations=2),
+    CodebookCodec(d=2, k=200, scope="layer", across="kind", row_scale=True, iterations=2),
 ]
+POOLS = [(codec, indexed) for codec in CODECS for indexed in (False, True)]
+FORMS = pytest.mark.parametrize(
+    ("codec", "indexed"), POOLS, ids=lambda v: v if isinstance(v, bool) else v.describe()
+)
 
 
 def weight_of(shape: tuple[int, int] = (24, 20), seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def compressed(codec: CodebookCodec, *, bias: bool = True) -> CompressedLinear:
-    weight = weight_of()
+def indexed_pool(pool: Pool, seed: int = 0) -> Pool:
+    """A pool with fewer codewords than codes, and codebooks of other sizes where it has several."""
+    entries = pool.entries[: max(2, 2 * len(pool.entries) // 3)]
+    sizes = pool.base.diff()
+    if len(sizes) > 1:
+        sizes[0] = 2
+    base = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randint(len(entries), (int(base[-1]),), generator=generator)
+    return Pool(entries=entries, base=base, table=table)
+
+
+def encoded_of(
+    codec: CodebookCodec, *, indexed: bool = False, shape: tuple[int, int] = (24, 20)
+) -> Encoded:
+    weight = weight_of(shape)
     pool = fit_pool([weight], codec, generator=torch.Generator().manual_seed(1))
-    encoded = encode(weight, codec, pool)
+    return encode(weight, codec, indexed_pool(pool) if indexed else pool)
+
+
+def compressed(
+    codec: CodebookCodec, *, bias: bool = True, indexed: bool = False
+) -> CompressedLinear:
     return CompressedLinear.from_encoded(
-        encoded, codec, bias=torch.randn(24).half() if bias else None
+        encoded_of(codec, indexed=indexed), codec, bias=torch.randn(24).half() if bias else None
     )
 
 
-@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.describe())
-def test_decode_is_the_core_decode_bit_for_bit(codec: CodebookCodec) -> None:
-    layer = compressed(codec)
+@FORMS
+def test_decode_is_the_core_decode_bit_for_bit(codec: CodebookCodec, indexed: bool) -> None:
+    layer = compressed(codec, indexed=indexed)
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         assert torch.equal(layer.decode(dtype), decode(layer.encoded(), dtype))
     layer.cache_codes_()
     assert torch.equal(layer.decode(), decode(layer.encoded()))
 
 
-@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.describe())
-def test_encoded_survives_packing(codec: CodebookCodec) -> None:
-    weight = weight_of()
-    pool = fit_pool([weight], codec, generator=torch.Generator().manual_seed(1))
-    encoded = encode(weight, codec, pool)
+@FORMS
+def test_encoded_survives_packing(codec: CodebookCodec, indexed: bool) -> None:
+    encoded = encoded_of(codec, indexed=indexed)
     again = CompressedLinear.from_encoded(encoded, codec).encoded()
-    assert torch.equal(again.codes, encoded.codes)
-    assert torch.equal(again.pool.entries, encoded.pool.entries)
-    assert torch.equal(again.scope_of, encoded.scope_of)
+    assert_same(again, encoded)
 
 
-@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.describe())
-def test_ledger_of_the_layer_is_the_ledger_of_its_code(codec: CodebookCodec) -> None:
+def assert_same(mine: Encoded, other: Encoded) -> None:
+    assert torch.equal(mine.codes, other.codes)
+    assert torch.equal(mine.scope_of, other.scope_of)
+    assert torch.equal(mine.pool.entries, other.pool.entries)
+    assert torch.equal(mine.pool.base, other.pool.base)
+    for a, b in ((mine.pool.table, other.pool.table), (mine.scale, other.scale)):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("owner", [True, False])
+@FORMS
+def test_ledger_of_the_layer_is_the_ledger_of_its_code(
+    codec: CodebookCodec, indexed: bool, owner: bool
+) -> None:
+    layer = compressed(codec, indexed=indexed)
+    mine = layer_ledger("x", layer, owns_pool=owner)
+    words = {"codec": codec.describe(), "kind": "x"}
+    assert mine == ledger_of_encoded("x", layer.encoded(), 16 * 24, owner, **words)
+    assert (mine.pool > 0) == owner
+    assert mine.table > 0 if indexed else mine.table == 0 or owner
+
+
+@FORMS
+def test_set_pool_makes_it_the_layer_of_another_encoding(
+    codec: CodebookCodec, indexed: bool
+) -> None:
+    for before in (False, True):
+        layer = compressed(codec, indexed=before)
+        bias = layer.bias
+        encoded = encoded_of(codec, indexed=indexed)
+        layer.cache_codes_()
+        layer.set_pool_(encoded)
+        fresh = CompressedLinear.from_encoded(encoded, codec, bias=bias)
+        assert_same(layer.encoded(), encoded)
+        assert layer.code_bits == fresh.code_bits
+        assert layer.bias is bias
+        assert torch.equal(layer.decode(), fresh.decode())  # through the cache
+        assert layer.state_dict().keys() == fresh.state_dict().keys()
+        assert not any(parameter.requires_grad for parameter in layer.parameters())
+        assert layer_ledger("x", layer) == layer_ledger("x", fresh)
+
+
+def test_set_pool_keeps_a_shared_parameter_shared() -> None:
+    codec = CODECS[3]
+    layers = [compressed(codec), compressed(codec)]
+    pool = encoded_of(codec, indexed=True).pool
+    tables = [pool, indexed_pool(pool, seed=5)]
+    for layer, book in zip(layers, tables, strict=True):
+        book = Pool(entries=pool.entries, base=book.base, table=book.table % len(pool.entries))
+        encoded = encode(weight_of(), codec, book)
+        layer.set_pool_(encoded, pool_parameter=None if layer is layers[0] else layers[0].pool)
+    assert layers[0].pool is layers[1].pool
+    assert not torch.equal(layers[0].table, layers[1].table)
+
+
+def test_set_pool_refuses_the_encoding_of_another_layer() -> None:
+    codec = CODECS[0]
     layer = compressed(codec)
-    mine = layer_ledger("x", layer)
-    reference = ledger_of_encoded("x", layer.encoded(), 16 * 24, codec=codec.describe(), kind="x")
-    assert mine == reference
+    before = layer.encoded()
+    others = [
+        encoded_of(codec, shape=(24, 24)),
+        encoded_of(CodebookCodec(d=2, k=8, iterations=1, row_scale=True)),
+        encoded_of(CodebookCodec(d=4, k=8, iterations=1)),  # no scales
+        encoded_of(CodebookCodec(d=4, k=8, scope="layer", iterations=1, row_scale=True)),
+    ]
+    for other in others:
+        with pytest.raises(ShapeError, match="encode the layer's own weight"):
+            layer.set_pool_(other)
+    with pytest.raises(ShapeError, match="pool of a"):
+        layer.set_pool_(before, pool_parameter=nn.Parameter(layer.pool.detach()[:-1]))
+    assert_same(layer.encoded(), before)
+
+
+class TestLatent:
+    """Unquantized sub-vectors that take the gradient, and do nothing else."""
+
+    @pytest.mark.parametrize("indexed", [False, True])
+    @pytest.mark.parametrize("codec", CODECS[:2], ids=lambda codec: codec.describe())
+    def test_gradient_flows_straight_through(self, codec: CodebookCodec, indexed: bool) -> None:
+        layer = compressed(codec, indexed=indexed)
+        expected = layer.decode()
+        layer.latent = nn.Parameter(torch.randn(24, layer.positions, codec.d))
+        assert torch.equal(layer.decode(), expected)
+        pull = torch.randn(24, 20)
+        (layer.decode() * pull).sum().backward()
+        if layer.scale is not None:
+            pull = pull * layer.scale.float()[:, None]  # the latent is in units of the scale
+        padding = layer.positions * codec.d - 20
+        wanted = F.pad(pull, (0, padding)).view(24, layer.positions, codec.d)
+        assert torch.equal(layer.latent.grad, wanted)
+
+    def test_it_leaves_the_gradient_of_the_codewords_alone(self) -> None:
+        layer = compressed(CODECS[0])
+        entries = layer.pool.detach().double().requires_grad_()
+        latent = torch.randn(24, 5, 4, dtype=torch.float64)
+        pull = torch.randn(24, 20, dtype=torch.float64)
+        grads = []
+        for given in (None, latent):
+            what = layer.decode_with(entries, layer.scale, torch.float64, given)
+            grads.append(torch.autograd.grad((what * pull).sum(), entries)[0])
+        assert torch.equal(*grads)
+
+    @pytest.mark.parametrize("present", [False, True])
+    def test_functional_call_substitutes_it(self, present: bool) -> None:
+        model = nn.Sequential(compressed(CODECS[0]))
+        if present:
+            model[0].latent = nn.Parameter(torch.zeros(24, 5, 4))
+        latent = torch.randn(24, 5, 4, requires_grad=True)
+        x = torch.randn(3, 20)
+        out = functional_call(model, {"0.latent": latent}, (x,))
+        assert torch.equal(out, model(x))
+        out.sum().backward()
+        assert bool(latent.grad.any())
+        assert (model[0].latent is not None) == present
+
+    def test_it_is_neither_counted_nor_kept(self) -> None:
+        model = nn.Sequential(compressed(CODECS[0]))
+        before = ledger_of_model(model), [name for name, _ in kept_tensors(model)]
+        model[0].latent = nn.Parameter(torch.zeros(24, 5, 4))
+        after = ledger_of_model(model), [name for name, _ in kept_tensors(model)]
+        assert after == before
+        model[0].latent = None
+        assert set(model.state_dict()) == {"0.weight", "0.pool", "0.scale", "0.bias"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -171,13 +317,12 @@ def test_shared_pool_is_one_parameter_also_after_moving_and_copying() -> None:
     assert moved[0].pool is moved[1].pool
 
 
-@pytest.mark.parametrize("broken", ["codes", "pool", "scale", "bias", "base"])
+@pytest.mark.parametrize("broken", ["codes", "pool", "scale", "bias", "base", "table"])
 def test_tensors_that_do_not_fit_are_refused(broken: str) -> None:
-    layer = compressed(CODECS[0])
-    from dpqlab.nn.linear import CodebookTensors
-
+    layer = compressed(CODECS[0], indexed=broken == "table")
     tensors = {
         "codes": layer.weight,
+        "table": layer.table,
         "pool": layer.pool,
         "scale": layer.scale,
         "bias": layer.bias,
@@ -186,6 +331,22 @@ def test_tensors_that_do_not_fit_are_refused(broken: str) -> None:
     tensors[broken] = tensors[broken][:-1]
     with pytest.raises(ShapeError, match="expected"):
         CompressedLinear(layer.codec, (24, 20), CodebookTensors(**tensors))
+
+
+@pytest.mark.parametrize("entry", [-1, 26])
+def test_tables_that_point_beyond_the_pool_are_refused(entry: int) -> None:
+    encoded = encoded_of(CODECS[0], indexed=True)
+    assert len(encoded.pool.entries) == 26
+    layer = CompressedLinear.from_encoded(encoded, CODECS[0])
+    layer.table[3] = entry
+    with pytest.raises(ShapeError, match=r"expected 0 to 25"):
+        CompressedLinear(
+            CODECS[0],
+            (24, 20),
+            CodebookTensors(
+                codes=layer.weight, pool=layer.pool, base=layer.base, table=layer.table
+            ),
+        )
 
 
 class TestHoldDecoded:

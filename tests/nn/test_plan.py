@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from dpqlab.core import CodebookCodec, ScalarCodec
+from dpqlab.core import CodebookCodec, PoolConfig, ScalarCodec
 from dpqlab.errors import ConfigError
 from dpqlab.nn.linear import CompressedLinear
-from dpqlab.nn.plan import Plan, Rule, kind_of, preset, presets, split_block_name
+from dpqlab.nn.plan import Coding, Plan, Rule, kind_of, split_block_name
+from dpqlab.nn.presets import preset, presets
 
 CODEC = CodebookCodec(d=4, k=16)
 OTHER = ScalarCodec(bits=2, group_size=8)
@@ -82,6 +83,27 @@ def test_for_blocks_by_kind() -> None:
     assert plan.codec_for("transformer_blocks.3.attn1.to_out.0")[0] == OTHER
     assert plan.codec_for("transformer_blocks.3.ff.net.2")[0] is None
     assert plan.codec_for("transformer_blocks.3.norm1.linear")[0] == CODEC
+
+
+def test_a_rule_carries_the_budget_of_its_pool() -> None:
+    tight, loose = PoolConfig(budget=0.1), PoolConfig(budget=0.5)
+    codings = {"attn1.*": Coding(codec=CODEC, pool=tight), "ff.net.2": CODEC, "*": OTHER}
+    plan = Plan.for_blocks(codings)
+    name = "transformer_blocks.3.{}"
+    assert plan.coding_for(name.format("attn1.to_q"))[0] == Coding(codec=CODEC, pool=tight)
+    assert plan.coding_for(name.format("ff.net.2"))[0] == Coding(codec=CODEC)
+    assert plan.codec_for(name.format("attn1.to_q")) == (CODEC, "")
+    assert plan.coding_for("proj_out_1")[0] is None
+    everything = Plan.for_blocks(Coding(codec=CODEC, pool=loose), weighted=True)
+    assert everything.weighted
+    assert everything.coding_for(name.format("norm1.linear"))[0].pool == loose
+
+
+def test_a_pool_needs_a_codec_with_codebooks() -> None:
+    with pytest.raises(ConfigError, match="has no codebooks"):
+        Rule(pattern="*", codec=OTHER, pool=PoolConfig())
+    with pytest.raises(ConfigError, match="keeps its layers"):
+        Rule(pattern="*", codec=None, pool=PoolConfig())
 
 
 @pytest.mark.parametrize(

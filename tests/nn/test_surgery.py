@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from dpqlab.core import CodebookCodec, ScalarCodec
 from dpqlab.errors import ConfigError
 from dpqlab.nn.accounting import storage_of
 from dpqlab.nn.linear import CompressedLinear, ScalarLinear
-from dpqlab.nn.plan import Plan, Rule, preset
+from dpqlab.nn.plan import Plan, Rule
+from dpqlab.nn.presets import preset
 from dpqlab.nn.surgery import LayerRecord, compress_, compress_steps, ledger_of_model
 
 PQ = CodebookCodec(d=4, k=8, row_scale=True, iterations=2)
-KIND = CodebookCodec(d=4, k=16, scope="kind", iterations=2)
+KIND = CodebookCodec(d=4, k=16, scope="layer", across="kind", iterations=2)
 RTN = ScalarCodec(bits=2, group_size=16)
 
 
@@ -56,7 +58,7 @@ def toy(seed: int = 0) -> Toy:
     return Toy().eval()
 
 
-def everything(codec: CodebookCodec | ScalarCodec, **settings: str) -> Plan:
+def everything(codec: CodebookCodec | ScalarCodec, **settings: Any) -> Plan:
     return Plan(rules=(Rule(pattern="*", codec=codec),), **settings)
 
 
@@ -160,6 +162,28 @@ def test_kind_scope_shares_one_pool_parameter_per_kind() -> None:
     assert [layer.pool for layer in result.ledger.layers] == pools
 
 
+def test_model_wide_sharing_is_one_pool_for_each_codec() -> None:
+    wide = CodebookCodec(d=4, k=16, scope="layer", across="model", iterations=2)
+    other = CodebookCodec(d=4, k=8, scope="layer", across="model", iterations=2)
+    model = toy()
+    result = compress_(model, Plan.for_blocks({"down": other, "*": wide}))
+    first, second = model.transformer_blocks
+    assert first.up.pool is second.norm1.linear.pool
+    assert first.down.pool is second.down.pool
+    assert first.down.pool is not first.up.pool
+    assert sum(layer.pool for layer in result.ledger.layers) == (16 + 8) * 4 * 16
+    assert {record.codewords_made for record in result.layers} == {8, 16}
+
+
+def test_kinds_can_share_position_by_position() -> None:
+    codec = CodebookCodec(d=4, k=8, across="kind", row_scale=True, iterations=2)
+    model = toy()
+    compress_(model, Plan.for_blocks(codec))
+    first, second = model.transformer_blocks
+    assert first.up.pool is second.up.pool
+    assert torch.equal(first.up.base, torch.arange(5) * 8)
+
+
 def test_two_lists_of_blocks_do_not_share_pools() -> None:
     model = nn.ModuleDict({"a": toy(0), "b": toy(1)})
     compress_(model, Plan(rules=(Rule(pattern="*.up", codec=KIND),)))
@@ -196,22 +220,6 @@ def test_dense_weights_are_freed_on_the_way() -> None:
     for record in compress_steps(model, Plan.for_blocks(PQ)):
         assert watched[record.name]() is None
     assert all(ref() is None for ref in watched.values())
-
-
-def test_statistics_change_the_choice() -> None:
-    plain, weighted = toy(), toy()
-    name = "transformer_blocks.0.up"
-    plan = Plan(rules=(Rule(pattern=name, codec=PQ),))
-    importance = torch.zeros(32, 4)
-    importance[:4] = 1
-    dense = plain.transformer_blocks[0].up.weight.detach().clone()
-    compress_(plain, plan)
-    compress_(weighted, plan, statistics={name: importance})
-
-    def missed(model: Toy) -> float:
-        return float((dense - model.get_submodule(name).decode())[:4].square().sum())
-
-    assert missed(weighted) < missed(plain)
 
 
 def _nan(model: Toy) -> None:
@@ -276,29 +284,41 @@ def test_impossible_models_are_refused_unchanged(
 
 
 @pytest.mark.parametrize(
-    ("plan", "statistics", "message"),
+    ("plan", "moments", "message"),
     [
         (Plan(rules=(Rule(pattern="nothing.*", codec=PQ),)), {}, "matches no nn.Linear"),
         (everything(CodebookCodec(d=64, k=8)), {}, "fewer than the 64 values"),
         (everything(ScalarCodec(bits=2, group_size=64)), {}, "fewer than the 64 values"),
-        (everything(PQ), {"no.such": torch.ones(1)}, "no codebook compresses"),
-        (everything(RTN), {"proj_out": torch.ones(4, 16)}, "no codebook compresses"),
-        (everything(PQ), {"proj_out": torch.ones(4, 5)}, r"expected \(4, 4\)"),
-        (everything(PQ), {"proj_out": -torch.ones(4, 4)}, "negative"),
+        (everything(PQ), {"no.such": torch.ones(16)}, "no Linear of the model"),
+        (everything(PQ), {"proj_out": torch.ones(4)}, r"expected floats of shape \(16,\)"),
+        (everything(PQ), {"proj_out": torch.ones(16).long()}, "expected floats"),
+        (everything(PQ), {"proj_out": -torch.ones(16)}, "negative"),
+        (everything(PQ), {"proj_out": torch.full((16,), float("nan"))}, "non-finite"),
+        (everything(PQ, weighted=True), {"proj_out": torch.ones(16)}, "there are none for"),
         (
             Plan.for_blocks(KIND),
-            {"transformer_blocks.0.up": torch.ones(32, 4)},
+            {"transformer_blocks.0.up": torch.ones(16)},
             "only some of the layers",
         ),
     ],
 )
 def test_impossible_plans_are_refused_unchanged(
-    plan: Plan, statistics: dict[str, torch.Tensor], message: str
+    plan: Plan, moments: dict[str, torch.Tensor], message: str
 ) -> None:
     model, untouched = toy(), toy()
     with pytest.raises(ConfigError, match=message):
-        compress_(model, plan, statistics=statistics)
+        compress_(model, plan, moments=moments)
     assert same_state(model, untouched)
+
+
+def test_layers_that_share_by_position_have_equally_many_positions() -> None:
+    codec = CodebookCodec(d=4, k=8, across="kind", iterations=1)
+    blocks = [nn.ModuleDict({"lin": nn.Linear(columns, 8)}) for columns in (16, 20)]
+    model = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
+    with pytest.raises(ConfigError, match=r"blocks\.1\.lin has 20 inputs and blocks\.0\.lin 16"):
+        compress_(model, everything(codec))
+    assert type(model["blocks"][0]["lin"]) is nn.Linear
+    compress_(model, everything(CodebookCodec(d=4, k=8, scope="layer", across="kind")))
 
 
 def test_a_model_that_is_a_linear_is_refused() -> None:

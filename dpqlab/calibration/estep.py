@@ -1,0 +1,207 @@
+"""The E-step: a student's codes chosen again, so that its layers give what the teacher's give.
+
+Layer by layer, each against the outputs of the same layer of the teacher, on inputs that the
+*student* makes: errors of the layers before it are then something it can make up for
+(arXiv 2411.12306 asks for output reconstruction; the solver is :mod:`dpqlab.core.assignment`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dpqlab.calibration.data import Batch
+from dpqlab.core.assignment import AssignmentConfig, reassign
+from dpqlab.core.codecs import decode
+from dpqlab.errors import ConfigError
+from dpqlab.nn.activations import paired_statistics
+from dpqlab.nn.linear import CompressedLinear
+from dpqlab.nn.packed import hold_decoded
+from dpqlab.nn.plan import split_block_name
+
+Refresh = Literal["layer", "block", "model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EStepConfig:
+    """How the codes of a model are chosen again.
+
+    Attributes
+    ----------
+    assignment
+        How those of one layer are.
+    refresh
+        When statistics are gathered anew, with the codes chosen so far: for every ``"layer"`` (one
+        pass serves layers that have the same input, such as query, key and value), every
+        ``"block"``, or once for the ``"model"``. The rarer, the faster; but a layer then answers to
+        inputs that the layers before it no longer give. The moments of all layers that a pass
+        serves are held at once.
+    """
+
+    assignment: AssignmentConfig = field(default_factory=AssignmentConfig)
+    refresh: Refresh = "layer"
+
+    def __post_init__(self) -> None:
+        if self.refresh not in get_args(Refresh):
+            raise ConfigError(
+                f"unknown refresh: got {self.refresh!r}, expected one of "
+                f"{', '.join(get_args(Refresh))}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EStepRecord:
+    """What became of one layer.
+
+    ``changed`` of ``total`` codes are new. The errors are E|y - y'|^2 / E|y - b|^2 over the
+    batches: y the teacher's output, y' the student's, b the student's bias. ``error_after`` is
+    never above ``error_before``. ``seconds`` were spent on the layer, its share of the gathering
+    included.
+    """
+
+    layer: str
+    changed: int
+    total: int
+    error_before: float
+    error_after: float
+    seconds: float
+
+
+def assign_codes(
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: Sequence[Batch],
+    config: EStepConfig | None = None,
+) -> Iterator[EStepRecord]:
+    """Choose the codes of all compressed layers of ``student`` again, in place.
+
+    Works in float32 unless called under autocast. Layers come in the order in which they run; a
+    record is yielded as soon as its layer has its new codes, and the loop can be left at any time.
+
+    Parameters
+    ----------
+    student
+        A model with :class:`CompressedLinear` layers, on the device of the batches. It is put into
+        evaluation mode.
+    teacher
+        The full-precision model, same device; likewise.
+    batches
+        Inputs to gather the statistics on. A layer that sees each image once, such as adaLN's, has
+        as many samples as there are images: have more of them than it has inputs.
+    config
+        See :class:`EStepConfig`.
+
+    Yields
+    ------
+    EStepRecord
+
+    Raises
+    ------
+    ConfigError
+        If there are no batches, or no compressed layers that run.
+    """
+    config = EStepConfig() if config is None else config
+    student.eval()
+    teacher.eval()
+    if not batches:
+        raise ConfigError("no batches: the E-step needs activations to judge codes by")
+    calls = _calls(student, batches[0])
+    if not calls:
+        raise ConfigError("no compressed layer runs: run compress_ before the E-step")
+    for names in _stages(calls, config.refresh):
+        started = time.perf_counter()
+        run = partial(_run_until, names[-1], len(calls[names[-1]]))
+        with hold_decoded(student):
+            moments = paired_statistics(teacher, student, names, run, batches)
+        share = (time.perf_counter() - started) / len(names)
+        for name in names:
+            started = time.perf_counter()
+            layer = student.get_submodule(name)
+            assert isinstance(layer, CompressedLinear)
+            old, seen = layer.encoded(), moments.pop(name)
+            found = reassign(old, seen.gram, seen.cross, config.assignment)
+            layer.set_codes_(found.codes)
+            new = replace(old, codes=found.codes)
+            yield EStepRecord(
+                layer=name,
+                changed=found.changed,
+                total=found.codes.numel(),
+                error_before=seen.output_error(decode(old, torch.float64)),
+                error_after=seen.output_error(decode(new, torch.float64)),
+                seconds=share + time.perf_counter() - started,
+            )
+
+
+def _forward(model: nn.Module, batch: Batch) -> None:
+    model(batch.noisy, timestep=batch.timesteps, class_labels=batch.labels)
+
+
+class _Reached(Exception):  # noqa: N818
+    """The pass has come as far as it is needed."""
+
+
+def _run_until(last: str, calls: int, model: nn.Module, batch: Batch) -> None:
+    """Run a model up to the last call of a layer: what comes behind it is not looked at."""
+    left = calls
+
+    def stop(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise _Reached
+
+    # hooked last, so that it runs behind the hooks that gather
+    hook = model.get_submodule(last).register_forward_hook(stop)
+    try:
+        _forward(model, batch)
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def _calls(student: nn.Module, batch: Batch) -> dict[str, list[Tensor]]:
+    """List the inputs of each compressed layer, call by call; layers in order of their last."""
+    calls: dict[str, list[Tensor]] = {}
+
+    def note(name: str, module: nn.Module, args: Any) -> None:
+        calls[name] = [*calls.pop(name, []), args[0]]
+
+    layers = [(n, m) for n, m in student.named_modules() if isinstance(m, CompressedLinear)]
+    hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers]
+    try:
+        _forward(student, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _stages(calls: Mapping[str, list[Tensor]], refresh: Refresh) -> list[list[str]]:
+    """Group neighbours in the order in which layers run: each group is served by one pass."""
+
+    def same(one: str, other: str) -> bool:
+        if refresh == "layer":
+            inputs = zip(calls[one], calls[other], strict=False)
+            return len(calls[one]) == len(calls[other]) and all(a is b for a, b in inputs)
+        return refresh == "model" or _block(one) == _block(other)
+
+    stages: list[list[str]] = []
+    for name in calls:
+        if stages and same(stages[-1][-1], name):
+            stages[-1].append(name)
+        else:
+            stages.append([name])
+    return stages
+
+
+def _block(name: str) -> str:
+    _, inside = split_block_name(name)
+    return name.removesuffix(inside) if inside else name
