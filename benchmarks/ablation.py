@@ -1,15 +1,18 @@
 """Which part of the method earns what: the README's ablation table.
 
     python -m benchmarks.ablation [--rows "dpq distil" ...] [--steps 2500] [--results FOLDER]
+    python -m benchmarks.ablation --export FILE
 
 Every row is compressed, calibrated for as many optimizer steps on the same batches, and judged as
 ``benchmarks.fashion`` judges: FCD of 10,000 images, 50 DDIM steps, guidance 1.5. About a minute a
-row on one H100. The rows stand in ``dpqlab.calibration.ablation``.
+row on one H100. The rows stand in ``dpqlab.calibration.ablation``. ``--export`` measures nothing:
+it writes the latest records as they ship, ``fashion-dit-runs/ablation.json`` in the assets.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -18,15 +21,19 @@ from typing import Any
 import torch
 
 from benchmarks.fashion import TEACHER, Judge
-from benchmarks.record import RESULTS, append, make_record
+from benchmarks.record import RESULTS, append, latest, make_record
 from dpqlab.calibration import CalibrationData, calibrate
 from dpqlab.calibration.ablation import AblationRow, ablation_rows
+from dpqlab.checkpoint.atomic import replace_file
 from dpqlab.diffusion import load_pipeline, make_scheduler
+from dpqlab.evaluation.ablation import Ablation, AblationResult, in_order
 from dpqlab.evaluation.config import EvaluationConfig
 from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.frechet import Interval
 from dpqlab.nn import compress_, ledger_of_model
 
 SUITE = "ablation"
+METRIC = "fcd_10k"
 
 
 def student_of(row: AblationRow, data: CalibrationData) -> tuple[Any, dict[str, Any]]:
@@ -59,6 +66,57 @@ def student_of(row: AblationRow, data: CalibrationData) -> tuple[Any, dict[str, 
     return student, details
 
 
+def exported(folder: Path = RESULTS) -> Ablation:
+    """Collect the latest records of all rows, and of the teacher under the same protocol.
+
+    Raises
+    ------
+    ValueError
+        If the teacher was not measured, or no row was.
+    """
+    teacher = latest("fashion", folder).get(("teacher", METRIC))
+    found = [r for (_, metric), r in latest(SUITE, folder).items() if metric == METRIC]
+    if teacher is None or not found:
+        raise ValueError(
+            f"{folder} has {len(found)} rows of the ablation and "
+            f"{'no' if teacher is None else 'a'} teacher: run benchmarks.fashion and this first"
+        )
+    details = teacher["details"]
+    return Ablation(
+        teacher=Interval(**details["fcd"]),
+        noise_floor=Interval(**details["noise_floor"]),
+        images=details["images"],
+        sampling_steps=details["steps"],
+        guidance=details["guidance"],
+        results=in_order([result_of(record) for record in found]),
+    )
+
+
+def result_of(record: dict[str, Any]) -> AblationResult:
+    """Take from a record what ships."""
+    details = record["details"]
+    excess = details.get("excess_fcd")
+    return AblationResult(
+        name=record["row"],
+        change=details["change"],
+        base=details["base"],
+        true_bits=details["true_bits"],
+        fcd=Interval(**details["fcd"]),
+        excess_fcd=None if excess is None else Interval(**excess),
+        psnr=details.get("psnr"),
+        calibration_steps=(details.get("calibration") or {}).get("steps"),
+        calibration_seconds=details.get("calibration_seconds"),
+        device=record["device"],
+        date=record["date"],
+    )
+
+
+def export(path: Path, folder: Path = RESULTS) -> None:
+    """Write :func:`exported` as JSON."""
+    text = json.dumps(exported(folder).to_dict(), indent=1, allow_nan=False)
+    replace_file(path, (text + "\n").encode())
+
+
 def main() -> None:
     """Measure the rows and append their records."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -69,7 +127,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
     parser.add_argument("--share", default="0/1", help="I/N: every Nth row only, from the Ith")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the records, and stop")
     args = parser.parse_args()
+    if args.export:
+        export(args.export, args.results)
+        return
     index, count = (int(part) for part in args.share.split("/"))
     deadline = float(os.environ.get("DPQLAB_DEADLINE", "inf"))
     judge = Judge.make(EvaluationConfig(images=args.images, steps=args.sampling_steps, batch=1000))

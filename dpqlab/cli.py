@@ -22,6 +22,9 @@ from dpqlab.errors import ConfigError, DPQError
 COMMANDS = {
     "models": "list the models that are bundled",
     "compress": "compress a model with a preset or a codec of your own",
+    "prune": "show what fewer codewords save and cost, and keep as many as a budget allows",
+    "calibrate": "train a compressed model until it does what its teacher does",
+    "ablate": "run rows of the ablation: which part of the method earns what",
     "inspect": "say what a model stores, layer by layer, in bits",
     "sample": "draw images from one model, or from several with the same seed",
     "evaluate": "measure how good and how true to its teacher a model is",

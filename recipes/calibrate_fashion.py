@@ -33,6 +33,7 @@ from dpqlab.calibration import (
 )
 from dpqlab.calibration.recording import Recording
 from dpqlab.checkpoint import save_compressed
+from dpqlab.commands.card import loss_of, moves_of
 from dpqlab.commands.measure import origin_of
 from dpqlab.diffusion import (
     SampleRequest,
@@ -121,26 +122,6 @@ def strip(student: Any) -> np.ndarray:
     request = SampleRequest(labels=labels, seed=5, steps=STRIP_STEPS)
     with torch.no_grad(), hold_decoded(student):
         return sample_images(student, make_scheduler("ddim"), request).numpy()
-
-
-def loss_of(config: CalibrationConfig) -> str:
-    """Say in words what a run minimises."""
-    objective = config.objective
-    parts = {
-        "distillation of the predicted noise": objective.output,
-        "of the block features": objective.features,
-        "the DDPM loss": objective.ddpm,
-    }
-    return ", ".join(f"{weight:g} x {name}" for name, weight in parts.items() if weight)
-
-
-def moves_of(config: CalibrationConfig) -> str:
-    """Say in words how the codes are chosen."""
-    if config.latent is not None:
-        return f"moved with latents, rate {config.latent.learning_rate:g}"
-    if config.e_step is not None:
-        return f"chosen again every {config.e_step.every} steps by output reconstruction"
-    return "those of k-means"
 
 
 def write(

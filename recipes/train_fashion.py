@@ -145,7 +145,7 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
         rate = learning_rate(config, state.step, progress(state))
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        batch, noise = noisy_batch(
+        batch = noisy_batch(
             images,
             labels,
             alphas,
@@ -158,7 +158,8 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
             predicted = state.model(
                 batch.noisy, timestep=batch.timesteps, class_labels=batch.labels
             ).sample
-        loss = F.mse_loss(predicted.float(), noise)
+        assert batch.noise is not None
+        loss = F.mse_loss(predicted.float(), batch.noise)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)

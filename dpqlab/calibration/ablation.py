@@ -94,6 +94,13 @@ def _rows(steps: int) -> list[AblationRow]:
             "rate of the latents 0.06",
         ),
         (
+            "best lazy codes",
+            preset("best-1bit"),
+            replace(best, latent=LatentConfig(every=4)),
+            "best-1bit",
+            "codes chosen every 4 steps",
+        ),
+        (
             "best guided",
             preset("best-1bit"),
             replace(best, objective=guided),

@@ -39,8 +39,9 @@ class CodeSearch:
         self.groups = list(_groups(layer))
 
     def show_(self) -> None:
-        """Let the layer decode ``codes``; what it stores is left alone."""
-        entries = self.codes + self.offsets
+        """Write the entries of ``codes`` into the cache, and make it the layer's."""
+        # with one codebook a code is its place among the pool's, and there is nothing to add
+        entries = self.codes if len(self.layer.base) == 2 else self.codes + self.offsets
         if self.layer.table is not None:
             entries = self.layer.table[entries]
         self.cache.copy_(entries)
@@ -50,24 +51,29 @@ class CodeSearch:
         """Choose for each latent (out, m, d) the nearest of its scope's entries (P, d)."""
         for positions, books, missing in self.groups:
             words = entries[books]  # (S, k, d)
-            square = words.square().sum(-1).masked_fill(missing, torch.inf)[:, None]
+            square = words.square().sum(-1)[:, None]
+            if missing is not None:
+                square = square.masked_fill(missing[:, None], torch.inf)
             out, scopes = len(latent), len(books)
+            # a slice where it can be: an index would copy the latents
+            where = slice(None) if len(positions) == latent.shape[1] else positions
             rows = max(1, CHUNK_BYTES // (4 * len(positions) * words.shape[1]))
             for start in range(0, out, rows):
-                part = latent[start : start + rows]
-                part = part if len(positions) == part.shape[1] else part[:, positions]
-                count = len(part)
-                apart = part.reshape(count, scopes, -1, part.shape[-1]).transpose(0, 1)
+                part = latent[start : start + rows, where]
+                apart = part.reshape(len(part), scopes, -1, part.shape[-1]).transpose(0, 1)
                 distances = torch.baddbmm(
                     square, apart.flatten(1, 2), words.transpose(1, 2), alpha=-2.0
                 )
-                found = distances.argmin(-1).view(scopes, count, -1).transpose(0, 1).flatten(1)
-                self.codes[start : start + rows, positions] = found
+                found = distances.argmin(-1).view(scopes, len(part), -1).transpose(0, 1)
+                self.codes[start : start + rows, where] = found.flatten(1)
         self.show_()
 
 
-def _groups(layer: CompressedLinear) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield scopes that own equally many positions: those positions, entries (S, k), padding."""
+def _groups(layer: CompressedLinear) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield scopes that own equally many positions: those positions, entries (S, k), padding.
+
+    Padding is None where all codebooks are of one size.
+    """
     counts = torch.bincount(layer.scope_of)
     sizes = layer.base.diff()
     for count in counts.unique():
@@ -76,7 +82,8 @@ def _groups(layer: CompressedLinear) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         slots = torch.arange(int(sizes[scopes].max()), device=sizes.device)
         missing = slots >= sizes[scopes, None]
         books = (layer.base[scopes, None] + slots).clamp_(max=int(layer.base[-1]) - 1)
-        yield positions, books if layer.table is None else layer.table[books], missing
+        entries = books if layer.table is None else layer.table[books]
+        yield positions, entries, missing if bool(missing.any()) else None
 
 
 @torch.no_grad()

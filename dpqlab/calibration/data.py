@@ -36,7 +36,10 @@ class Batch:
 class CalibrationSource(Protocol):
     """Anything that noisy images can be drawn from, on the device to work on."""
 
-    alphas: Tensor
+    @property
+    def alphas(self) -> Tensor:
+        """Cumulative products of the noise schedule, (T,)."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -91,7 +91,7 @@ class Distiller:
             self.masters[f"{name}.{LATENT}"] = latent.requires_grad_()
 
     def _optimizer(self) -> torch.optim.Adam:
-        rates = dict.fromkeys(PARTS, self.config.learning_rate)
+        rates: dict[str, float] = dict.fromkeys(PARTS, self.config.learning_rate)
         if self.config.latent is not None:
             rates[LATENT] = self.config.latent.learning_rate
         groups = [self._group(part, rate) for part, rate in rates.items()]
@@ -204,7 +204,7 @@ class Distiller:
         for name, master in self.masters.items():
             moments: Mapping[str, Tensor] = self.optimizer.state.get(master, {})
             state |= {f"adam.{key}.{name}": value for key, value in moments.items()}
-        return state
+        return state | {"taken": torch.tensor(self.taken)}
 
     @torch.no_grad()
     def load_state_(self, state: Mapping[str, Tensor]) -> None:
@@ -228,6 +228,7 @@ class Distiller:
                     mine.copy_(value)
         for name, search in self.searches.items():
             search.codes.copy_(state[f"codes.{name}"])
+        self.taken = int(state["taken"])
         self.show_codes_()
 
     def _captured(self) -> tuple[Callable[[], None], Callable[[], None]]:

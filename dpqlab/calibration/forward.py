@@ -34,7 +34,8 @@ def compiled_blocks(*models: nn.Module) -> Iterator[None]:
     Elementwise work between the matrix products is fused, and so are decoding a weight and the
     sum of its gradient over equal codes.
     """
-    blocks: list[Any] = [b for model in models for b in model.get_submodule("transformer_blocks")]
+    dits: tuple[Any, ...] = models
+    blocks: list[Any] = [block for dit in dits for block in dit.transformer_blocks]
     config: Any = torch._dynamo.config
     # a kind of block, a dtype, and with gradients or without: more than the default of 8
     with config.patch(recompile_limit=64, accumulated_recompile_limit=1024):

@@ -2,7 +2,7 @@
 
 The EM calibration of arXiv 2411.12306 and what goes beyond it: the M-step trains codewords, row
 scales and biases by gradient; codes stay, are chosen again by output reconstruction (the paper's
-E-step), or move with latents at every step. The loop is a generator: whoever draws the records may
+E-step), or move with latents as they train. The loop is a generator: whoever draws the records may
 show them, sample from the student, or stop.
 """
 
@@ -152,9 +152,9 @@ def calibrate(
 def _cached_codes(student: nn.Module) -> Iterator[None]:
     """Keep codes unpacked inside, and leave nothing of a calibration behind."""
     layers = compressed_layers(student).values()
-    for layer in layers:
-        layer.cache_codes_()
     try:
+        for layer in layers:
+            layer.cache_codes_()
         yield
     finally:
         for layer in layers:
@@ -180,8 +180,7 @@ class _Run:
         self.distiller = Distiller(student, teacher, config, self._batch(), training.alphas)
         self.true_bits = ledger_of_model(student).true_bits_per_weight
         self.name = fingerprint(student, config, self.held_out, len(training))
-        self.step, self.revived = 0, 0
-        self.lowest = math.inf
+        self.lowest, self.revived = math.inf, 0
         self.before = self._codes()
         self.started = time.perf_counter()
 
@@ -202,6 +201,11 @@ class _Run:
         return [search.codes.clone() for search in self.distiller.searches.values()]
 
     @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.distiller.taken
+
+    @property
     def seconds(self) -> float:
         """Seconds since the run began."""
         return time.perf_counter() - self.started
@@ -214,7 +218,6 @@ class _Run:
             done = self.step / config.steps
             share = warmup_cosine(1.0, self.step, warmup=config.warmup, done=done)
             self.distiller.step(self._batch(), share)
-            self.step += 1
 
     def _move(self) -> None:
         """Choose codes anew, or revive codewords, where that is due before the next step."""
@@ -274,8 +277,7 @@ class _Run:
         self.generator.set_state(tensors.pop("generator"))
         self.distiller.load_state_(tensors)
         record = CalibrationRecord.from_dict(saved.figures["record"])
-        self.lowest, self.step = saved.figures["lowest"], record.step
-        self.distiller.taken = record.step
+        self.lowest = saved.figures["lowest"]
         self.before = self._codes()
         self.started = time.perf_counter() - record.seconds
         return record

@@ -83,7 +83,7 @@ class Recording:
                 strip_steps=tuple(steps.tolist()),
                 config=dict(about["config"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{path} cannot be read as a recording: {error}") from None
 
 
@@ -92,4 +92,4 @@ def _records(values: Sequence[dict[str, Any]]) -> tuple[CalibrationRecord, ...]:
     for value in values:
         if value.keys() != names:
             raise ValueError(f"a record has the keys {sorted(value)}")
-    return tuple(CalibrationRecord(**v | {"blocks": tuple(v["blocks"])}) for v in values)
+    return tuple(CalibrationRecord.from_dict(value) for value in values)

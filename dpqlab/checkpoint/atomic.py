@@ -63,7 +63,8 @@ def write_file(file: Path, data: bytes) -> None:
 
 def replace_file(target: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all; one that was there stays until then."""
-    staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # always the same name, so that a killed writer leaves one file at most
+    staging = target.with_name(f".{target.name}.part")
     staging.unlink(missing_ok=True)
     try:
         write_file(staging, data)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,35 @@ import torch
 from dpqlab import __version__
 from dpqlab.checkpoint import is_compressed, save_compressed
 from dpqlab.commands.card import model_card
+from dpqlab.commands.inputs import inputs_of
 from dpqlab.commands.loading import load
 from dpqlab.commands.measure import origin_of
+from dpqlab.commands.overrides import (
+    add_codec_arguments,
+    add_pool_arguments,
+    add_preset_argument,
+    measures_inputs,
+    overridden,
+)
 from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
-from dpqlab.core import SCOPES, CodebookCodec, ModelLedger
+from dpqlab.core import ModelLedger
 from dpqlab.diffusion.models import resolve, weight_bytes
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.sizes import size_figures
-from dpqlab.nn.plan import Plan, preset, presets
+from dpqlab.nn.plan import Plan
+from dpqlab.nn.presets import preset
 from dpqlab.nn.surgery import LayerRecord, Skipped, compress_steps, ledger_of_model
-from dpqlab.nn.targets import skipped_layers
+from dpqlab.nn.targets import skipped_layers, targets_of
 from dpqlab.report import clock
 
 EXAMPLES = """examples:
   dpqlab compress fashion-dit out/pq --preset pq-1bit
   dpqlab compress fashion-dit out/mine --preset pq-2bit --d 4 --k 16 --scope group --group 8
+  dpqlab compress fashion-dit out/dpq --preset dpq-1bit --budget 1/8 --measure removal
 
-A model compressed below 2 bits without calibration draws noise: that is expected. The bundled
-fashion-dit-*-1bit models were calibrated (see recipes/).
+A model compressed below 2 bits without calibration draws noise: that is expected. The presets
+best-* above all are only what they should be after `dpqlab calibrate`: their codecs are chosen for
+what calibration can make of them. `dpqlab prune` shows what other budgets would cost.
 """
 
 
@@ -42,12 +53,20 @@ LONGEST_NOTE = 4000  # characters of a provenance entry
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed:
-    """A compressed folder, its size, the mean relative error of its weights, and the seconds."""
+    """A compressed folder: its size, what was lost, and the seconds.
+
+    Errors are means over the weights; ``weighted_error`` is None where nobody measured what flows
+    into the layers. Codewords are those that k-means made, and those of them (refitted) that the
+    pools hold.
+    """
 
     path: Path
     ledger: ModelLedger
     bytes_on_disk: int
     relative_error: float
+    weighted_error: float | None
+    codewords_made: int
+    codewords_kept: int
     seconds: float
 
 
@@ -60,27 +79,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("source", metavar="SOURCE", help="a bundled name, or a diffusers folder")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
-    parser.add_argument(
-        "--preset",
-        default="pq-1bit",
-        metavar="NAME",
-        help=f"one of {', '.join(presets())} (pq-1bit)",
-    )
-    codec = parser.add_argument_group("change the preset's codec")
-    codec.add_argument("--d", type=int, metavar="N", help="weights in a sub-vector")
-    codec.add_argument("--k", type=int, metavar="N", help="codewords in a codebook")
-    codec.add_argument(
-        "--scope",
-        choices=SCOPES,
-        help="who shares a codebook: a column position (PQ), a group of positions, the whole "
-        "layer (VQ), or the same layer of all blocks",
-    )
-    codec.add_argument(
-        "--group", type=int, metavar="N", help="positions that share a codebook, with --scope group"
-    )
-    codec.add_argument(
-        "--row-scale", action=argparse.BooleanOptionalAction, help="one fp16 scale for every row"
-    )
+    add_preset_argument(parser, "pq-1bit")
+    add_codec_arguments(parser)
+    add_pool_arguments(parser, budget=True)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     add_json_argument(parser)
@@ -99,12 +100,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.source} is compressed already: expected a full-precision model")
     pipeline = load(args.source)
     kept = kept_by_reason(skipped_layers(pipeline.transformer, plan))
-    steps = compress_steps(pipeline.transformer, plan, seed=args.seed)
-    records: list[LayerRecord] = []
-    with terminal.progress(f"Compressing with {plan.name}", 1) as meter:
-        for record in steps:
-            records.append(record)
-            meter.advance(1 / record.total, record.name)
+    records = compress_model(pipeline, plan, terminal, seed=args.seed)
     origin = origin_of(args.source, source)
     done = write(
         pipeline, args.out, records, plan, origin | {"seed": args.seed}, overwrite=args.overwrite
@@ -121,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
         f"{summary['ratio_fp32']:.1f}x smaller than fp32 ({megabytes(done.ledger.fp32_bytes)}), "
         f"relative weight error {done.relative_error:.3f}, {clock(done.seconds)}"
     )
+    if done.codewords_kept:
+        terminal.say(codewords_line(done))
     for group in kept:
         terminal.say(
             f"kept {group['count']} Linear{'s' * (group['count'] > 1)} "
@@ -128,6 +126,30 @@ def run(args: argparse.Namespace) -> int:
         )
     terminal.say(f"next: dpqlab sample {args.source} {done.path}")
     return 0
+
+
+def compress_model(
+    pipeline: Any, plan: Plan, terminal: Terminal, *, seed: int = 0
+) -> list[LayerRecord]:
+    """Compress a model in place, showing how far it is."""
+    moments = None
+    if measures_inputs(plan):
+        names = [target.name for target in targets_of(pipeline.transformer, plan)]
+        moments = inputs_of(pipeline, names, terminal, seed=seed)
+    steps = compress_steps(pipeline.transformer, plan, seed=seed, moments=moments)
+    records: list[LayerRecord] = []
+    with terminal.progress(f"Compressing with {plan.name}", 1) as meter:
+        for record in steps:
+            records.append(record)
+            meter.advance(1 / record.total, record.name)
+    return records
+
+
+def codewords_line(done: Compressed) -> str:
+    """Say how many codewords there are, and how many there were."""
+    if done.codewords_made == done.codewords_kept:
+        return f"{done.codewords_kept:,} codewords, all that k-means made"
+    return f"{done.codewords_kept:,} codewords kept of {done.codewords_made:,} that k-means made"
 
 
 def kept_by_reason(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
@@ -146,27 +168,6 @@ def kept_by_reason(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
     ]
 
 
-def overridden(plan: Plan, args: argparse.Namespace) -> Plan:
-    """Apply ``--d --k --scope --group --row-scale`` to every codebook codec of a plan."""
-    names = ("d", "k", "scope", "group", "row_scale")
-    changes: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-    if not changes:
-        return plan
-    codecs = [rule.codec for rule in plan.rules if rule.codec is not None]
-    if not all(isinstance(codec, CodebookCodec) for codec in codecs):
-        raise ConfigError(
-            f"preset {plan.name} has no codebooks, so --{next(iter(changes)).replace('_', '-')} "
-            "means nothing to it: start from a vq or pq preset"
-        )
-    if changes.get("scope", "group") != "group":
-        changes.setdefault("group", 1)
-    rules = tuple(
-        replace(rule, codec=replace(rule.codec, **changes)) if rule.codec else rule
-        for rule in plan.rules
-    )
-    return replace(plan, rules=rules, name=f"{plan.name}, changed")
-
-
 def write(
     pipeline: Any,
     out: Path,
@@ -178,18 +179,16 @@ def write(
 ) -> Compressed:
     """Save a model that was just compressed, with where it came from and what it lost."""
     ledger = ledger_of_model(pipeline.transformer)
-    weights = sum(record.ledger.weights for record in records)
-    error = sum(record.relative_error * record.ledger.weights for record in records) / weights
+    errors = {record.name: record.relative_error for record in records}
+    owners = [record for record in records if record.ledger.pool]
     provenance = origin | {
         "tool": f"dpqlab {__version__}",
         "torch": str(torch.__version__),
         "preset": plan.name,
         "calibrated": 0,
         "true_bits_per_weight": ledger.true_bits_per_weight,
-        ERRORS: " ".join(f"{r.relative_error:.4g}" for r in sorted(records, key=lambda r: r.name)),
     }
-    if len(provenance[ERRORS]) > LONGEST_NOTE:
-        del provenance[ERRORS]
+    provenance |= error_note(errors)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_compressed(
         pipeline.transformer,
@@ -203,9 +202,18 @@ def write(
         path=out,
         ledger=ledger,
         bytes_on_disk=weight_bytes(out),
-        relative_error=error,
+        relative_error=_mean(records, [record.relative_error for record in records]),
+        weighted_error=_mean(records, [record.weighted_error for record in records]),
+        codewords_made=sum(record.codewords_made for record in owners),
+        codewords_kept=sum(record.codewords_kept for record in owners),
         seconds=sum(record.seconds for record in records),
     )
+
+
+def error_note(errors: Mapping[str, float]) -> dict[str, str]:
+    """Return the provenance entry of weight errors by layer name, unless it would be too long."""
+    note = " ".join(f"{errors[name]:.4g}" for name in sorted(errors))
+    return {ERRORS: note} if len(note) <= LONGEST_NOTE else {}
 
 
 def summary_of(done: Compressed) -> dict[str, Any]:
@@ -219,5 +227,16 @@ def summary_of(done: Compressed) -> dict[str, Any]:
         "ratio_fp32": figures["ratio_fp32"],
         "ratio_bf16": figures["ratio_bf16"],
         "relative_error": done.relative_error,
+        "weighted_error": done.weighted_error,
+        "codewords_made": done.codewords_made,
+        "codewords_kept": done.codewords_kept,
         "seconds": round(done.seconds, 2),
     }
+
+
+def _mean(records: Sequence[LayerRecord], errors: Sequence[Any]) -> Any:
+    """Return the mean of errors over the weights; None if any is missing."""
+    if None in errors:
+        return None
+    sizes = [record.ledger.weights for record in records]
+    return sum(e * n for e, n in zip(errors, sizes, strict=True)) / sum(sizes)

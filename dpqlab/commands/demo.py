@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
 from dpqlab.demo import DemoConfig, run_demo
-from dpqlab.report import Report, clock, headline
+from dpqlab.report import Report, best_of, clock, headline
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
     config = DemoConfig(out=args.out, seed=args.seed, steps=args.steps, guidance=args.guidance)
     if not args.json:
         terminal.say(
-            "Compressing a trained diffusion transformer six ways, then sampling eleven models "
-            "from the same seeds. This takes about two minutes on two CPU cores."
+            f"Compressing a trained diffusion transformer in {len(config.presets)} ways, then "
+            f"sampling {1 + len(config.presets) + len(config.calibrated)} models from the same "
+            "seeds. This takes about two minutes on two CPU cores."
         )
     report = run_demo(config, terminal)
     if args.json:
@@ -50,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     terminal.say(
         f"{clock(report.facts.seconds)}. Look at {config.out / 'report.html'} in a browser."
     )
-    last = report.rows[-1].name
+    name = (best_of(report, "calibrated", 1) or report.rows[-1]).name
     terminal.say(
-        f"Then: dpqlab sample {last} --seed 1, dpqlab inspect {last}, dpqlab compress --help"
+        f"Then: dpqlab sample {name} --seed 1, dpqlab inspect {name}, dpqlab compress --help"
     )
     return 0
 

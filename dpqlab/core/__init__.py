@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dpqlab.core.assignment import AssignmentConfig, reassign
 from dpqlab.core.codecs import (
     CodebookCodec,
     Codec,
@@ -31,7 +32,8 @@ from dpqlab.core.kmeans import (
 from dpqlab.core.ledger import KeptTensor, LayerLedger, ModelLedger, ledger_of_encoded
 from dpqlab.core.packing import check_padding, code_bits, pack, packed_size, unpack
 from dpqlab.core.pool import OFFSET_BITS, Measure, Pool, PoolConfig, PoolForm
-from dpqlab.core.pruning import PruneRecord, prune, prune_path
+from dpqlab.core.prune_record import PruneRecord
+from dpqlab.core.pruning import prune, prune_path
 from dpqlab.core.refitting import Member, reencode, refit, refit_members
 from dpqlab.core.scope import ACROSS, SCOPES, Across, Scope, scope_of_positions
 from dpqlab.core.subvectors import join, position_count, split
@@ -42,6 +44,7 @@ __all__ = [
     "SCOPES",
     "Across",
     "Assigner",
+    "AssignmentConfig",
     "Clusterer",
     "CodebookCodec",
     "Codec",
@@ -78,6 +81,7 @@ __all__ = [
     "position_count",
     "prune",
     "prune_path",
+    "reassign",
     "reencode",
     "refit",
     "refit_members",

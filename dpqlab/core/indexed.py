@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -24,12 +24,11 @@ from dpqlab.core.budget import (
 from dpqlab.core.formats import CodebookCodec
 from dpqlab.core.importance import row_importance, scope_of_rows
 from dpqlab.core.kmeans import Assigner, Clusterer
-from dpqlab.core.packing import code_bits
+from dpqlab.core.packing import MAX_BITS, code_bits
 from dpqlab.core.pool import Pool, PoolConfig
 from dpqlab.core.refitting import Member, settle, weighted_error
 
 _FP16_MAX = 65_504.0
-_TRIED = 4  # numbers of entries that are tried for a budget, from the largest that fits down
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,8 +58,9 @@ class IndexedPools:
 
     The codewords of all scopes (of all members) are clustered into ``P`` entries by k-means, each
     counting its importance; redundant entries merge; every scope's table lists the distinct entries
-    nearest to its codewords. ``P`` runs through 1, 2, 3, 4, 6, 8, 12, ... up to the number of
-    codewords: powers of two, which use the bits of a table's rows best, and the steps half way.
+    nearest to its codewords. ``P`` is one of 1, 2, 3, 4, 6, 8, 12, ... up to the number of codewords
+    and to what a table can point to: powers of two, which use the bits of a table's rows best, and
+    the steps half way. A pool of some size is the same whichever sizes were made before it.
 
     Parameters
     ----------
@@ -84,10 +84,10 @@ class IndexedPools:
         self.members = list(members)
         self.config = config
         self.codec = codec
-        self.generator = generator
         self.clusterer = clusterer
         self.assigner = assigner
         self._made: dict[int, Tables] = {}
+        self._seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         pools = {id(m.encoded.pool): m.encoded.pool for m in members}
         worth = {key: torch.zeros(len(pool.entries)).double() for key, pool in pools.items()}
         for member in members:
@@ -108,43 +108,46 @@ class IndexedPools:
     def fitted(self, share: float) -> tuple[list[Member], int] | None:
         """Return the best members whose pool and tables fit a share of the codes' bits.
 
-        For the four largest ``P`` that fit (fewer, once one leaves room for full tables), tables
-        are cut to what the budget leaves: the least important rows go, one stays in every scope.
-        Entries that no table names are dropped, and codes are chosen again; the lowest weighted
-        error wins. Nothing is refitted after that.
+        Few entries leave bits for long tables, many entries need no long ones: the weighted error
+        falls with ``P``, then rises, then nothing fits. A Fibonacci search finds the bottom. For
+        each ``P`` that it looks at, tables are cut to what the budget leaves: the least important
+        rows go, one stays in every scope. Entries that no table names are dropped, and codes are
+        chosen again. Nothing is refitted after that.
 
         Returns
         -------
         members, removed : list of Member, int
             ``removed`` counts the rows that were cut from full tables. None if nothing fits.
         """
-        best: tuple[list[Member], int] | None = None
-        lowest, tried = inf, 0
-        for entries in self._sizes(share):
+        found: dict[int, tuple[list[Member], int]] = {}
+        errors: dict[int, float] = {}
+
+        def error(entries: int) -> float:
             tables = self._tables(entries)
             rows = largest_fit(tables.rows, tables.holders, tables.prices, share)
             if rows is None:
-                continue
+                return inf
             members, _ = settle(tables.members, _cut(tables, rows), 0, self.assigner)
-            error = weighted_error(members)
-            if error < lowest:
-                best, lowest = (members, len(tables.rows.order) - rows), error
-            tried += 1
-            if tried == _TRIED or rows == len(tables.rows.order):
-                break  # fewer entries only help if there is not enough room for tables
-        return best
+            found[entries] = members, len(tables.rows.order) - rows
+            errors[entries] = weighted_error(members)
+            return errors[entries]
+
+        search(self._sizes(share), error)
+        return found[min(errors, key=errors.__getitem__)] if errors else None
 
     def smallest_share(self) -> float:
-        """Return the least share of the codes' bits that any of the pools can be cut to."""
+        """Return the least share of the codes' bits that a pool of one entry can be cut to.
+
+        No other pool takes less, but for tables of a few bits, which whole bytes round up.
+        """
         tables = self._tables(1)
         return smallest_share(tables.rows, tables.holders, tables.prices)
 
-    def _sizes(self, share: float) -> Iterator[int]:
-        """Yield the numbers of entries that may fit, falling."""
-        most = sum(8 * m.encoded.packed_bytes for m in self.members)
-        for entries in sorted(_ladder(self.codewords), reverse=True):
-            if _prices(entries, self._words.shape[1]).pool <= share * most:
-                yield entries
+    def _sizes(self, share: float) -> list[int]:
+        """Return the numbers of entries that may fit, rising."""
+        most = share * sum(8 * m.encoded.packed_bytes for m in self.members)
+        d = self._words.shape[1]
+        return [p for p in ladder(self.codewords) if p == 1 or _prices(p, d).pool <= most]
 
     def _tables(self, entries: int) -> Tables:
         if entries not in self._made:
@@ -179,7 +182,9 @@ class IndexedPools:
         else:
             config = self.codec.kmeans_config(entries)
             weights = mass[None].float()
-            result = self.clusterer(words[None], config, generator=self.generator, weights=weights)
+            # not one generator for all: what was made before must not matter
+            generator = torch.Generator("cpu").manual_seed(self._seed + entries)
+            result = self.clusterer(words[None], config, generator=generator, weights=weights)
             found, nearest = result.centroids[0], result.codes[0]
         books = found.clamp(-_FP16_MAX, _FP16_MAX).half()
         worth = torch.zeros(len(books), device=mass.device).double().index_add_(0, nearest, mass)
@@ -223,10 +228,48 @@ def _with_table(words: torch.Tensor, scope: torch.Tensor, table: torch.Tensor, s
     return Pool(entries=words, base=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]), table=table)
 
 
-def _ladder(most: int) -> set[int]:
-    """Return 1, 2, 3, 4, 6, 8, 12, ... up to ``most``."""
+def ladder(most: int) -> list[int]:
+    """Return 1, 2, 3, 4, 6, 8, 12, ... up to ``most``, and to as many as a table can point to.
+
+    Examples
+    --------
+    >>> ladder(20)
+    [1, 2, 3, 4, 6, 8, 12, 16]
+    """
+    most = min(most, 1 << MAX_BITS)
     powers = [1 << i for i in range(most.bit_length())]
-    return {p for power in powers for p in (power, 3 * power // 2) if p <= most}
+    return sorted({p for power in powers for p in (power, 3 * power // 2) if p <= most})
+
+
+def search(sizes: Sequence[int], error: Callable[[int], float]) -> None:
+    """Look for the lowest error by Fibonacci search, calling ``error`` once for each size tried.
+
+    It is found if errors fall, then rise (beyond the last size they are infinite); of equal errors
+    the search goes on at the smaller size.
+
+    Parameters
+    ----------
+    sizes
+        Rising.
+    error
+        Infinite where a size does not fit.
+    """
+    known: dict[int, float] = {}
+
+    def at(i: int) -> float:
+        if i not in known:
+            known[i] = error(sizes[i - 1]) if i <= len(sizes) else inf
+        return known[i]
+
+    short, long = 1, 1
+    while short + long <= len(sizes):
+        short, long = long, short + long
+    below = 0  # the lowest lies above this and below this + short + long
+    while long > 1:
+        if at(below + short) > at(below + long):
+            below += short
+        short, long = long - short, short
+    at(below + 1)
 
 
 def _prices(entries: int, d: int) -> Prices:

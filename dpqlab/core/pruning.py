@@ -10,83 +10,22 @@ budget is 1/4 of the bits of the codes; the paper leaves the form of the pool op
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
 
 import torch
 
 from dpqlab.core.budget import Holder, Prices, Ranking, distinct, largest_fit, ranking
 from dpqlab.core.budget import smallest_share as least_share
-from dpqlab.core.codecs import decode
-from dpqlab.core.formats import CodebookCodec, Encoded
+from dpqlab.core.formats import CodebookCodec
 from dpqlab.core.importance import importance_of_members, scope_of_rows
 from dpqlab.core.indexed import IndexedPools
 from dpqlab.core.kmeans import Assigner, Clusterer, assign, kmeans
-from dpqlab.core.ledger import ledger_of_encoded
 from dpqlab.core.pool import Pool, PoolConfig
+from dpqlab.core.prune_record import PruneRecord, output_power, record_of
 from dpqlab.core.refitting import Member, settle, weighted_error
 from dpqlab.errors import ConfigError
 
 POINTS = 24  # of a path, from all codewords down to one a scope
 _STRIDE = 0.6  # least share of the codewords that a step towards a budget leaves
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneRecord:
-    """One point of a pruning path. Bits are those of all layers that share the pool.
-
-    Attributes
-    ----------
-    form
-        ``"ragged"`` or ``"indexed"``.
-    codewords
-        Entries of the pool, P.
-    codes, table, pool, scale
-        Stored bits of each part, as the ledger counts them; biases are not in it.
-    true_bits
-        All of these over the number of weights.
-    weight_error
-        ``|W - W'|**2 / |W|**2`` over all layers.
-    weighted_error
-        The same with every column counted by the second moment of its input: what choosing codes
-        and refitting lower.
-    output_error
-        ``tr((W - W') G (W - W')^T) / tr(W G W^T)`` over all layers; None without grams.
-    moved_error
-        The weighted error before anything was refitted: codes chosen again, codewords and row
-        scales as at the step before.
-    merged
-        Codewords merged so far: into more important ones, or (indexed) into entries of the pool.
-    removed
-        Codewords (indexed: rows of full tables) removed so far.
-    encoded
-        The layers themselves; not in :meth:`to_dict`.
-    """
-
-    form: Literal["ragged", "indexed"]
-    codewords: int
-    codes: int
-    table: int
-    pool: int
-    scale: int
-    true_bits: float
-    weight_error: float
-    weighted_error: float
-    output_error: float | None
-    moved_error: float
-    merged: int
-    removed: int
-    encoded: tuple[Encoded, ...] = field(repr=False, compare=False)
-
-    @property
-    def share(self) -> float:
-        """Bits of pool and tables over the bits of the codes: what a budget limits."""
-        return (self.pool + self.table) / self.codes
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but the encoded layers as JSON values."""
-        names = [f.name for f in fields(self) if f.name != "encoded"]
-        return {name: getattr(self, name) for name in names}
 
 
 def prune_path(
@@ -102,11 +41,13 @@ def prune_path(
 
     The ragged path starts with all codewords, merges redundant ones (where there are any), then
     removes the least important in about 24 geometric steps down to one codeword a scope. The
-    indexed path has about 24 budgets in geometric steps, from what the unpruned codebooks take
-    down, with the best indexed pool for each (:meth:`IndexedPools.fitted`); budgets that lead to
-    the same pool are one point. ``"auto"`` is the one path after the other. At every point codes
-    are chosen again, then ``config.refits`` times everything is refitted and codes are chosen
-    again; importances are those after that.
+    indexed path has about 24 budgets in geometric steps, from what the unpruned codebooks take down
+    to what the smallest indexed pool takes, with the best indexed pool for each
+    (:meth:`IndexedPools.fitted`); budgets that lead to the same pool are one point. Where even the
+    smallest takes more than the unpruned codebooks, it is the only point. ``"auto"`` is the one
+    path after the other, so no path is empty. At every point codes are chosen again, then
+    ``config.refits`` times everything is refitted and codes are chosen again; importances are those
+    after that.
 
     What holds: ``weighted_error <= moved_error`` at every point (refits never hurt), and on the
     ragged path ``moved_error`` is at least the ``weighted_error`` of the point before (removing
@@ -215,7 +156,9 @@ class _Job:
         single = len(members) == 1 and len(pool.sizes) == 1
         self.ragged = config.form != "indexed" and together
         self.indexed = config.form == "indexed" or (config.form == "auto" and not single)
-        self.outputs = [] if members[0].gram is None else [_output(m, m.weight) for m in members]
+        self.outputs = (
+            None if members[0].gram is None else sum(output_power(m, m.weight) for m in members)
+        )
 
     @property
     def holders(self) -> list[Holder]:
@@ -234,33 +177,7 @@ class _Job:
         self, members: Sequence[Member], moved: Sequence[Member], merged: int, removed: int
     ) -> PruneRecord:
         """Measure a point."""
-        owners = {id(pool.entries): i for i, pool in reversed(list(enumerate(_pools(members))))}
-        ledgers = [
-            ledger_of_encoded("", member.encoded, 0, owns_pool=i in owners.values())
-            for i, member in enumerate(members)
-        ]
-        plain = [Member(weight=member.weight, encoded=member.encoded) for member in members]
-        output = None
-        if self.outputs:
-            missed = sum(_output(m, m.weight - decode(m.encoded)) for m in members)
-            output = missed / sum(self.outputs) if missed else 0.0
-        return PruneRecord(
-            form="indexed" if _pools(members)[0].indexed else "ragged",
-            codewords=sum(len(_pools(members)[i].entries) for i in owners.values()),
-            codes=sum(ledger.codes for ledger in ledgers),
-            table=sum(ledger.table for ledger in ledgers),
-            pool=sum(ledger.pool for ledger in ledgers),
-            scale=sum(ledger.scale for ledger in ledgers),
-            true_bits=sum(ledger.total for ledger in ledgers)
-            / sum(ledger.weights for ledger in ledgers),
-            weight_error=weighted_error(plain),
-            weighted_error=weighted_error(members),
-            output_error=output,
-            moved_error=weighted_error(moved),
-            merged=merged,
-            removed=removed,
-            encoded=tuple(member.encoded for member in members),
-        )
+        return record_of(members, moved, outputs=self.outputs, merged=merged, removed=removed)
 
 
 def _ragged_path(job: _Job) -> Iterator[PruneRecord]:
@@ -309,11 +226,12 @@ def _ragged_point(job: _Job) -> PruneRecord | float:
 
 
 def _indexed_path(job: _Job, pools: IndexedPools) -> Iterator[PruneRecord]:
-    start = job.record(job.members, job.members, 0, 0).share
     least = pools.smallest_share()
+    # tables may cost a few tiny layers more than their codebooks do
+    start = max(least, job.record(job.members, job.members, 0, 0).share)
     last: tuple[int, int] | None = None
     for step in range(POINTS):
-        share = start * (min(least, start) / start) ** (step / (POINTS - 1))
+        share = start * (least / start) ** (step / (POINTS - 1))
         record = _indexed_record(job, pools, share * (1 + 1e-9))
         if record is not None and (record.codewords, record.removed) != last:
             last = record.codewords, record.removed
@@ -378,10 +296,3 @@ def _shrunk(members: Sequence[Member], keep: torch.Tensor) -> list[Pool]:
     sizes = torch.bincount(scope_of_rows(pool)[keep], minlength=len(pool.sizes))
     base = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     return [Pool(entries=pool.entries[keep], base=base)] * len(members)
-
-
-def _output(member: Member, weight: torch.Tensor) -> float:
-    """Return ``tr(W G W^T)``: the mean square of the outputs of a weight, summed over outputs."""
-    assert member.gram is not None
-    wide = weight.detach().to(member.gram.dtype)
-    return float((wide @ member.gram).double().mul_(wide).sum())

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import rivals
+from benchmarks import rivals, sdnq
+from benchmarks import vq4dit as vq4dit_module
 from benchmarks.record import latest, read
-from benchmarks.rivals import SoftLinear, Trajectories, Vq4ditConfig, vq4dit
+from benchmarks.vq4dit import SoftLinear, Trajectories, Vq4ditConfig, vq4dit
 from dpqlab.core import CodebookCodec
 from dpqlab.diffusion import load_pipeline, models, sample_steps
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
@@ -100,10 +101,10 @@ def test_ratios_start_equal_or_by_distance(student, teacher, start, equal):
 
 def test_the_ratio_loss_is_zero_once_all_is_decided(student, teacher):
     soft = soft_of(student, teacher, Vq4ditConfig(start="equal"))
-    assert rivals.ratio_loss([soft]).item() == pytest.approx(2)  # 3 * (1 - |2/3 - 1|)
+    assert vq4dit_module.ratio_loss([soft]).item() == pytest.approx(2)  # 3 * (1 - |2/3 - 1|)
     with torch.no_grad():
         soft.logits[..., 1] = 40
-    assert rivals.ratio_loss([soft]).item() == pytest.approx(0, abs=1e-6)
+    assert vq4dit_module.ratio_loss([soft]).item() == pytest.approx(0, abs=1e-6)
     assert torch.equal(soft.codes(), soft.candidates[..., 1])
 
 
@@ -124,7 +125,7 @@ def test_a_ddim_step_is_that_of_the_sampler(generator):
         t = scheduler.timesteps[index]
         wanted = scheduler.step(noise, t, x, use_clipped_model_output=True).prev_sample
         a, b = alphas[index].expand(3), alphas[index + 1].expand(3)
-        torch.testing.assert_close(rivals.ddim_step(x, noise, a, b), wanted)
+        torch.testing.assert_close(vq4dit_module.ddim_step(x, noise, a, b), wanted)
 
 
 def test_trajectories_are_those_of_guided_sampling(teacher):
@@ -188,8 +189,8 @@ def test_leaving_early_leaves_what_was_judged(student, teacher):
     record = list(itertools.islice(vq4dit(student, teacher, settings), 3))[-1]
     inputs, wanted = Trajectories(teacher, settings, seed=settings.seed + 1).draw()
     with torch.no_grad():
-        mine = rivals.run(student, inputs, {})[1]
-    assert rivals.block_error(mine, wanted).item() == pytest.approx(record.loss)
+        mine = vq4dit_module.run(student, inputs, {})[1]
+    assert vq4dit_module.block_error(mine, wanted).item() == pytest.approx(record.loss)
 
 
 def test_what_vq4dit_cannot_do_is_said(teacher):
@@ -205,11 +206,11 @@ def test_what_vq4dit_cannot_do_is_said(teacher):
 
 
 def test_settings_from_the_command_line():
-    changed = rivals.vq4dit_config(["steps=7", "ratio_rate=.5", "start=equal"])
+    changed = vq4dit_module.vq4dit_config(["steps=7", "ratio_rate=.5", "start=equal"])
     assert changed == Vq4ditConfig(steps=7, ratio_rate=0.5, start="equal")
     for wrong in ("step=7", "steps=many", "steps"):
         with pytest.raises(ConfigError, match="no setting of VQ4DiT"):
-            rivals.vq4dit_config([wrong])
+            vq4dit_module.vq4dit_config([wrong])
 
 
 # --- SDNQ, where it is installed
@@ -245,7 +246,7 @@ def test_sdnq_counts_what_it_stores(wide, mode):
         if isinstance(module, torch.nn.Linear) and name.startswith("transformer_blocks")
         and ".emb." not in name
     ]  # fmt: skip
-    _, bits, details = rivals.quantize_sdnq(copy.deepcopy(wide), mode)
+    _, bits, details = sdnq.quantize_sdnq(copy.deepcopy(wide), mode)
     weights = sum(rows * columns for rows, columns in shapes)
     assert bits == sum(expected_bits(mode, *shape) for shape in shapes) / weights
     assert details["true_bits"] == bits
@@ -258,7 +259,7 @@ def test_sdnq_counts_what_it_stores(wide, mode):
 
 @pytest.mark.slow
 def test_sdnq_leaves_a_dense_model_that_samples(wide):
-    model, _, details = rivals.quantize_sdnq(copy.deepcopy(wide), "2bit-svd32")
+    model, _, details = sdnq.quantize_sdnq(copy.deepcopy(wide), "2bit-svd32")
     inputs = torch.ones(2, 1, 8, 8), torch.tensor([5, 900]), torch.tensor([1, 10])
     with torch.no_grad():
         mine, theirs = (m(inputs[0], inputs[1], inputs[2]).sample for m in (model, wide))
@@ -273,9 +274,9 @@ def test_sdnq_leaves_a_dense_model_that_samples(wide):
 def test_without_sdnq_its_rows_say_what_to_install(teacher, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sdnq", None)
     with pytest.raises(ConfigError, match="pip install"):
-        rivals.quantize_sdnq(teacher, "2bit")
+        sdnq.quantize_sdnq(teacher, "2bit")
     with pytest.raises(ConfigError, match="no SDNQ mode"):
-        rivals.quantize_sdnq(teacher, "3bit")
+        sdnq.quantize_sdnq(teacher, "3bit")
 
 
 # --- the suite

@@ -10,16 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from dpqlab.calibration import CalibrationConfig, CalibrationData
+from dpqlab.calibration import CalibrationConfig, CalibrationData, EStepConfig
 from dpqlab.core import CodebookCodec
+from dpqlab.core.assignment import AssignmentConfig
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.nn import Plan, compress_
 from tests.tiny import tiny_dit
 
 PQ = CodebookCodec(d=4, k=8, row_scale=True, iterations=2)
+VQ_KIND = CodebookCodec(d=4, k=16, scope="layer", across="kind", iterations=2)
 CONFIG = CalibrationConfig(
     steps=30, batch=16, warmup=3, holdout=32, every=5, learning_rate=0.05, cuda_graph=False
 )
+
+QUICK = EStepConfig(refresh="model", assignment=AssignmentConfig(candidates=4, sweeps=1))
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ def held_out_loss(student: Any, teacher: Any, data: Any, config: Any) -> float:
         config.holdout,
         null_class=10,
         label_drop=config.label_drop,
-        generator=torch.Generator().manual_seed(config.seed),
+        generator=torch.Generator(data.alphas.device).manual_seed(config.seed),
     )
     wanted, mine = predict(teacher, batch, {}), predict(student, batch, {})
     return distillation(mine, wanted).total.item()

@@ -63,7 +63,7 @@ def test_an_objective_asks_for_something():
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ConfigError, match="latent and e_step both move the codes"):
         CalibrationConfig(latent=LatentConfig(), e_step=EStepSchedule())
-    with pytest.raises(ConfigError, match="batch is 7: .* expected even"):
+    with pytest.raises(ConfigError, match=r"batch is 7: .* expected even"):
         CalibrationConfig(batch=7, objective=Objective(guidance=1.5))
     assert CalibrationConfig(batch=7).batch == 7
 

@@ -42,8 +42,8 @@ def test_one_timestep_in_each_stratum(alphas):
     for seed in range(20):
         batch = draw(alphas, seed)
         assert torch.equal(batch.timesteps // 5, torch.arange(SIZE))
+        assert batch.timesteps.dtype == torch.int64
         seen.append(batch.timesteps % 5)
-    assert batch.timesteps.dtype == torch.int64
     # and all of a stratum's are drawn alike
     counts = torch.bincount(torch.cat(seen), minlength=5)
     assert (counts - 800).abs().max() < 5 * (800 * 0.8) ** 0.5

@@ -8,30 +8,27 @@ from typing import Any
 import pytest
 import torch
 
-from dpqlab.calibration import Batch, distillation, noisy_batch
+from dpqlab.calibration import Batch, LatentConfig, Objective, distillation, distiller, paired
 from dpqlab.calibration.distiller import Distiller
 from dpqlab.calibration.forward import predict
 from dpqlab.calibration.masters import masters_of, rounded, store_masters_
-from dpqlab.calibration.objectives import training_loss
+from dpqlab.calibration.objectives import timestep_weights, training_loss
 from dpqlab.core import CodebookCodec
-from dpqlab.errors import ConfigError
-from dpqlab.nn.linear import CompressedLinear
-from tests.tiny import tiny_dit
-
-VQ_KIND = CodebookCodec(d=4, k=16, scope="layer", across="kind", iterations=2)
+from dpqlab.errors import CheckpointError, ConfigError
+from tests.calibration.conftest import VQ_KIND
+from tests.calibration.states import layers_of
+from tests.tiny import forwards_of, tiny_dit
 
 
 @pytest.fixture
 def batch(data) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    settings: dict[str, Any] = {"size": 8, "null_class": 10, "label_drop": 0.2}
-    return noisy_batch(data.images, data.labels, data.alphas, generator=generator, **settings)
+    return data.draw(8, null_class=10, label_drop=0.2, generator=generator)
 
 
 def distiller_of(student: Any, teacher: Any, config: Any, batch: Batch, data: Any) -> Distiller:
-    for layer in student.modules():
-        if isinstance(layer, CompressedLinear):
-            layer.cache_codes_()
+    for layer in layers_of(student):
+        layer.cache_codes_()
     return Distiller(student, teacher, config, batch, data.alphas)
 
 
@@ -157,7 +154,7 @@ def test_rounding_is_what_storing_does(student):
         assert torch.equal(parameter.float(), value)
 
 
-def test_losses_are_judged_on_rounded_masters_which_stay_exact(student, teacher, batch, config, data):
+def test_rounded_masters_are_judged_and_exact_ones_stay(student, teacher, batch, config, data):
     distiller = distiller_of(student, teacher, config, batch, data)
     with torch.no_grad():
         for master in distiller.masters.values():
@@ -181,9 +178,10 @@ def test_losses_are_judged_on_rounded_masters_which_stay_exact(student, teacher,
 
 
 def test_a_step_moves_masters_by_the_rate_times_their_size(student, teacher, batch, config, data):
-    distiller = distiller_of(student, teacher, config, batch, data)
+    settings = replace(config, learning_rate=0.04)
+    distiller = distiller_of(student, teacher, settings, batch, data)
     before = {name: master.detach().clone() for name, master in distiller.masters.items()}
-    distiller.step(batch, 0.01)
+    distiller.step(batch, 0.25)
     for part in ("pool", "scale", "bias"):
         names = [name for name in before if name.endswith(f".{part}")]
         size = torch.stack([before[name].square().mean() for name in names]).mean().sqrt()
@@ -199,3 +197,115 @@ def test_only_masters_get_gradients(student, teacher, batch, config, data):
     distiller.step(batch, 0.01)
     assert all(p.grad is None for p in (*student.parameters(), *teacher.parameters()))
     assert all(p.requires_grad for p in kept)
+
+
+def test_a_large_held_out_batch_is_judged_in_pieces(
+    student, teacher, batch, config, data, monkeypatch
+):
+    whole = distiller_of(student, teacher, config, batch, data).judge(batch)
+    monkeypatch.setattr(distiller, "JUDGED_AT_ONCE", 3)
+    with forwards_of(student) as sizes:
+        apart = distiller_of(student, teacher, config, batch, data).judge(batch)
+    assert sizes == [3, 3, 2]
+    assert apart.output.item() == pytest.approx(whole.output.item(), rel=1e-5)
+    # the relative error of a block is that of a piece: alike, not equal
+    torch.testing.assert_close(apart.blocks, whole.blocks, rtol=0.2, atol=0)
+    assert apart.features.item() == pytest.approx(apart.blocks.mean().item())
+
+
+def test_what_a_step_asks_of_the_teacher(student, teacher, batch, config, data):
+    """Without distillation nothing; with guidance both branches."""
+    alone = replace(config, objective=Objective(output=0, features=0, ddpm=1))
+    for settings, expected in ((alone, []), (config, [8])):
+        subject = distiller_of(student, teacher, settings, batch, data)
+        before = subject.judge(batch).total
+        with forwards_of(teacher) as sizes:
+            subject.step(batch, 1.0)
+        assert sizes == expected
+        assert subject.judge(batch).total != before
+    guided = replace(config, objective=Objective(guidance=2.0))
+    subject = distiller_of(student, teacher, guided, paired(batch, 10), data)
+    with forwards_of(teacher) as sizes:
+        subject.step(paired(batch, 10), 1.0)
+    assert sizes == [16]
+
+
+def test_a_step_descends_the_objective(student, teacher, batch, config, data):
+    """What moves is minus the sign of the objective's gradient, by the timesteps' weights."""
+    objective = Objective(output=0.5, features=0.2, ddpm=0.3, timestep_power=-1)
+    subject = distiller_of(student, teacher, replace(config, objective=objective), batch, data)
+    masters = masters_of(student)
+    loss = training_loss(
+        predict(student, batch, masters),
+        predict(teacher, batch, {}),
+        objective,
+        noise=batch.noise,
+        weights=timestep_weights(data.alphas, -1)[batch.timesteps],
+    )
+    loss.backward()
+    subject.step(batch, 1.0)
+    for name, master in masters.items():
+        assert master.grad is not None
+        clear = master.grad.abs() > 1e-6
+        moved = (subject.masters[name] - master)[clear]
+        assert torch.equal(moved.sign(), -master.grad[clear].sign()), name
+
+
+def test_the_student_decodes_the_present_codes_and_stores_the_last(
+    student, teacher, batch, config, data
+):
+    """And always from the same tensor, which is where a CUDA graph reads."""
+    subject = distiller_of(student, teacher, config, batch, data)
+    caches = [layer.codes_cache for layer in layers_of(student)]
+    stored = [layer.codes() for layer in layers_of(student)]
+    before = subject.judge(batch).total
+    for search in subject.searches.values():
+        search.codes.zero_()
+    subject.show_codes_()
+    changed = subject.judge(batch).total
+    assert changed > before
+    assert all(torch.equal(s, x.codes()) for s, x in zip(stored, layers_of(student), strict=True))
+    subject.store_()
+    assert all(a is b.codes_cache for a, b in zip(caches, layers_of(student), strict=True))
+    assert not any(layer.codes().any() for layer in layers_of(student))
+    assert subject.judge(batch).total == changed
+    for layer, codes in zip(layers_of(student), stored, strict=True):
+        layer.set_codes_(codes)
+    subject.reread_codes_()
+    assert subject.judge(batch).total == before
+    assert all(a is b.codes_cache for a, b in zip(caches, layers_of(student), strict=True))
+
+
+@pytest.mark.parametrize("latent", [None, LatentConfig(every=2)])
+def test_a_state_is_all_that_the_next_step_depends_on(
+    compressed, teacher, batch, config, data, latent
+):
+    settings = replace(config, latent=latent)
+    first, second = (distiller_of(compressed(), teacher, settings, batch, data) for _ in range(2))
+    for subject in (first, second):  # from before the first step, too
+        subject.load_state_({k: v.clone() for k, v in subject.state().items()})
+    for _ in range(3):
+        first.step(batch, 1.0)
+    assert len(first.state()) > len(second.state())
+    second.load_state_({k: v.clone() for k, v in first.state().items()})
+    for subject in (first, second):
+        subject.step(batch, 0.5)
+    mine, theirs = first.state(), second.state()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert first.judge(batch).total == second.judge(batch).total
+
+
+def test_the_state_of_another_run_is_refused(compressed, teacher, batch, config, data):
+    subject = distiller_of(compressed(), teacher, config, batch, data)
+    before = {name: value.clone() for name, value in subject.state().items()}
+    latent = distiller_of(
+        compressed(), teacher, replace(config, latent=LatentConfig()), batch, data
+    )
+    shared = distiller_of(compressed(VQ_KIND), teacher, config, batch, data)
+    larger = CodebookCodec(d=4, k=16, row_scale=True, iterations=2)
+    wide = distiller_of(compressed(larger), teacher, config, batch, data)
+    for other in (latent, shared, wide):
+        with pytest.raises(CheckpointError, match=r"another model or to other settings"):
+            subject.load_state_(other.state())
+    assert all(torch.equal(before[name], value) for name, value in subject.state().items())

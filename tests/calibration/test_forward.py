@@ -61,20 +61,18 @@ def test_compiled_blocks_do_what_plain_ones_do(student, teacher, batch, eager):
     assert not eager
     with compiled_blocks(student, teacher):
         assert all("forward" in vars(block) for block in student.transformer_blocks)
-        first = run(student, teacher, batch, masters)
-        traces = len(eager)
         found = run(student, teacher, batch, masters)
-    assert 0 < traces == len(eager)  # nothing is traced twice
-    for compiled in (first, found):
-        for mine, plain in zip(compiled, expected, strict=True):
-            torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-6)
+    # teacher and student, and not block by block
+    assert 0 < len(eager) <= 4, len(eager)
+    for mine, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-6)
     for layer in layers_of(student):
         layer.drop_codes_()
     assert untouched(student)
     assert untouched(teacher)
 
 
-def test_blocks_are_as_before_after_an_exception(monkeypatch):
+def test_blocks_are_as_before_after_an_exception(eager, monkeypatch):
     model, seen = tiny_dit(), []
 
     def fails_at_the_second(forward: Any, **settings: Any) -> Any:

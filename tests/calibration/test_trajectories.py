@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from dpqlab.calibration import Objective, calibrate, teacher_trajectories, trajectories
 from dpqlab.diffusion.sampling import SampleRequest, initial_noise, sample_steps
@@ -57,9 +59,13 @@ def test_what_is_held_out_belongs_to_trajectories_never_trained_on(passed):
     assert training.timesteps.eq(999).sum() == IMAGES - 2
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm"])
+@pytest.mark.parametrize("name", ["ddim", "dpm", "ancestral"])
 def test_trajectories_do_not_depend_on_the_batch(teacher, monkeypatch, name):
-    scheduler = make_scheduler(name)
+    if name == "ancestral":
+        ddim: Any = make_scheduler()
+        scheduler: Any = DDPMScheduler.from_config(ddim.config)
+    else:
+        scheduler = make_scheduler(name)
     whole = teacher_trajectories(teacher, scheduler, images=5, seed=1, steps=3)
     again = teacher_trajectories(teacher, scheduler, images=5, seed=1, steps=3)
     assert torch.equal(whole.noisy, again.noisy)

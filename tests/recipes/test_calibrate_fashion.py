@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import recipes.calibrate_fashion as recipe
+from benchmarks.record import read
+from dpqlab.calibration import calibration_for
+from dpqlab.calibration.recording import Recording
+from benchmarks.fashion import SHIPPED
 from dpqlab.checkpoint import load_compressed
 from dpqlab.checkpoint.load import read_config
+from dpqlab.commands.expected import CALIBRATED
 from dpqlab.diffusion import models
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
-from dpqlab.nn import compress_, preset
+from dpqlab.nn import compress_, preset, presets
 from dpqlab.nn.linear import CompressedLinear
 from recipes.calibrate_fashion import PRESETS, main
 from tests.recipes.conftest import GEOMETRY
@@ -31,33 +37,39 @@ def tiny_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_presets_that_ship():
-    shipped = {f"fashion-dit-{name}" for name in PRESETS}
     assets = Path(models.__file__).parents[1] / "assets"
-    assert shipped <= {path.parent.name for path in assets.glob("fashion-dit-*/model_index.json")}
+    there = {path.parent.name for path in assets.glob("fashion-dit-*/model_index.json")}
+    assert there == {f"fashion-dit-{name}" for name in SHIPPED} == set(CALIBRATED)
+    assert {*SHIPPED, *PRESETS} <= presets().keys(), "and they can be made again"
 
 
 def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
     out = tmp_path / "out"
-    settings = ["--data", str(data_folder), "--out", str(out), "--presets", "pq-1bit", "vq-2bit"]
-    settings += ["--steps", "4", "--every", "2", "--holdout", "16", "--batch", "8", "--rate", ".02"]
+    settings = ["--data", str(data_folder), "--out", str(out), "--presets", "pq-1bit", "best-2bit"]
+    settings += ["--steps", "4", "--every", "2", "--holdout", "16", "--batch", "8"]
     main([*settings, "--images", "60"])
-    for name in ("pq-1bit", "vq-2bit"):
+    for name in ("pq-1bit", "best-2bit"):
         folder = out / f"fashion-dit-{name}"
-        log = (out / f"fashion-dit-{name}.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in log]
-        assert [record["step"] for record in records] == [0, 2, 4]
-        assert records[-1]["best"]
+        recording = Recording.load(out / "runs" / f"{name}.npz")
+        records = recording.records
+        assert [record.step for record in records] == [0, 2, 4]
+        assert recording.strip_steps == (0, 2, 4)
+        assert recording.strips.shape == (3, 10, 1, 28, 28)
+        assert not (out / f"{name}.progress").exists()
 
         provenance = read_config(folder).quantization.provenance
         assert provenance["preset"] == name
         assert provenance["calibration_steps"] == 4
         assert provenance["calibration_images"] == 60
         card = (folder / "README.md").read_text()
-        before, after = records[0]["output"], records[-1]["output"]
+        best = min(records, key=lambda record: record.total)
+        before, after = records[0].output, best.output
         assert f"held-out error of the predicted noise | {before:.5f} to {after:.5f}" in card
-        assert "4 steps of 8, 60 images, rate 0.02" in card
+        rate = calibration_for(name).learning_rate
+        assert f"4 steps of 8, 60 images, rate {rate:g}" in card
+        measured = [r for r in read("calibration", out) if r["row"] == name]
+        assert [r["step"] for r in measured[0]["details"]["course"]] == [0, 2, 4]
 
-        # the codes are those of compress_ alone, the codebooks are not
         plain = load_pipeline("fashion-dit").transformer
         compress_(plain, preset(name))
         student = load_compressed(folder)
@@ -66,7 +78,32 @@ def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
             if isinstance(layer, CompressedLinear):
                 ours = student.get_submodule(layer_name)
                 assert isinstance(ours, CompressedLinear)
-                assert torch.equal(ours.weight, layer.weight)
+                if name == "pq-1bit":  # its codes are those of compress_ alone
+                    assert torch.equal(ours.weight, layer.weight)
                 moved += not torch.equal(ours.pool, layer.pool)
         assert moved == 14
     assert "pq-1bit  step      4" in capsys.readouterr().out
+
+
+def test_an_interrupted_recipe_goes_on(data_folder, tmp_path, monkeypatch):
+    settings = ["--data", str(data_folder), "--presets", "best-2bit", "--steps", "6", "--every"]
+    settings += ["2", "--holdout", "16", "--batch", "8", "--images", "60"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    main([*settings, "--out", str(whole)])
+    drawn = recipe.strip
+
+    def stop(student: Any) -> Any:
+        if (parts / "best-2bit.progress").exists() and len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return drawn(student)
+
+    calls: list[int] = []
+    monkeypatch.setattr(recipe, "strip", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main([*settings, "--out", str(parts)])
+    monkeypatch.setattr(recipe, "strip", drawn)
+    main([*settings, "--out", str(parts)])
+    one, other = (f / "fashion-dit-best-2bit/transformer" for f in (whole, parts))
+    for path in one.glob("*.safetensors"):
+        assert path.read_bytes() == (other / path.name).read_bytes()
