@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dpqlab.core import split
+from dpqlab.kernels import best_search
 from dpqlab.nn.linear import CompressedLinear
 
 CHUNK_BYTES = 1 << 29  # scratch memory of the distances
@@ -37,6 +38,7 @@ class CodeSearch:
         self.codes = layer.codes()
         self.offsets = layer.base[layer.scope_of]
         self.groups = list(_groups(layer))
+        self.nearest = best_search(self.cache.device)
 
     def show_(self) -> None:
         """Write the entries of ``codes`` into the cache, and make it the layer's."""
@@ -61,10 +63,8 @@ class CodeSearch:
             for start in range(0, out, rows):
                 part = latent[start : start + rows, where]
                 apart = part.reshape(len(part), scopes, -1, part.shape[-1]).transpose(0, 1)
-                distances = torch.baddbmm(
-                    square, apart.flatten(1, 2), words.transpose(1, 2), alpha=-2.0
-                )
-                found = distances.argmin(-1).view(scopes, len(part), -1).transpose(0, 1)
+                found = self.nearest(apart.flatten(1, 2), words, square)
+                found = found.view(scopes, len(part), -1).transpose(0, 1)
                 self.codes[start : start + rows, where] = found.flatten(1)
         self.show_()
 

@@ -26,8 +26,10 @@ from dpqlab.core.kmeans import (
     Clusterer,
     KMeansConfig,
     KMeansResult,
+    Search,
     assign,
     kmeans,
+    nearest,
 )
 from dpqlab.core.ledger import KeptTensor, LayerLedger, ModelLedger, ledger_of_encoded
 from dpqlab.core.packing import check_padding, code_bits, pack, packed_size, unpack
@@ -63,6 +65,7 @@ __all__ = [
     "PruneRecord",
     "ScalarCodec",
     "Scope",
+    "Search",
     "assign",
     "check_padding",
     "code_bits",
@@ -76,6 +79,7 @@ __all__ = [
     "join",
     "kmeans",
     "ledger_of_encoded",
+    "nearest",
     "pack",
     "packed_size",
     "position_count",

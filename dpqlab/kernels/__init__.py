@@ -7,7 +7,15 @@ from dpqlab.kernels.dispatch import (
     backends,
     best_assigner,
     best_clusterer,
+    best_search,
     numba_available,
 )
 
-__all__ = ["Backend", "backends", "best_assigner", "best_clusterer", "numba_available"]
+__all__ = [
+    "Backend",
+    "backends",
+    "best_assigner",
+    "best_clusterer",
+    "best_search",
+    "numba_available",
+]

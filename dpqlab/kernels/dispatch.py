@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dpqlab.errors import BackendError
 
 if TYPE_CHECKING:
-    from dpqlab.core.kmeans import Assigner, Clusterer
+    from dpqlab.core.kmeans import Assigner, Clusterer, Search
 
 VARIABLE = "DPQLAB_BACKEND"
-_MODULES = {"numba": "dpqlab.kernels.numba_kmeans", "torch": "dpqlab.core.kmeans"}
+_MODULES = {
+    "kmeans": {"numba": "dpqlab.kernels.numba_kmeans", "torch": "dpqlab.core.kmeans"},
+    "search": {"triton": "dpqlab.kernels.triton_search", "torch": "dpqlab.core.kmeans"},
+}
+"""Where the backends of each operation are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,15 @@ def backends() -> list[Backend]:
         available=trouble is None,
         reason=trouble or "numba can be imported",
     )
-    return [numba, Backend(name="torch", devices=(), available=True, reason="the reference")]
+    trouble = _triton_trouble()
+    triton = Backend(
+        name="triton",
+        devices=("cuda",),
+        available=trouble is None,
+        reason=trouble or "triton can be imported",
+    )
+    reference = Backend(name="torch", devices=(), available=True, reason="the reference")
+    return [numba, triton, reference]
 
 
 def numba_available() -> bool:
@@ -101,16 +114,34 @@ def choose(device_type: str, wanted: str | None, offered: Sequence[Backend]) -> 
 
 def best_clusterer(device: torch.device | str = "cpu") -> Clusterer:
     """Return the fastest k-means for a device."""
-    return importlib.import_module(_MODULES[_chosen(device)]).kmeans
+    return _module("kmeans", device).kmeans
 
 
 def best_assigner(device: torch.device | str = "cpu") -> Assigner:
     """Return the fastest nearest-centroid search for a device."""
-    return importlib.import_module(_MODULES[_chosen(device)]).assign
+    return _module("kmeans", device).assign
 
 
-def _chosen(device: torch.device | str) -> str:
-    return choose(torch.device(device).type, os.environ.get(VARIABLE) or None, backends())
+def best_search(device: torch.device | str = "cpu") -> Search:
+    """Return the fastest search for codewords near moving points: no checks, no host waits."""
+    return _module("search", device).nearest
+
+
+def _module(operation: str, device: torch.device | str) -> Any:
+    modules, offered = _MODULES[operation], backends()
+    wanted = os.environ.get(VARIABLE) or None
+    if wanted in {backend.name for backend in offered} - modules.keys():
+        wanted = None  # it has no say in this operation
+    mine = [backend for backend in offered if backend.name in modules]
+    return importlib.import_module(modules[choose(torch.device(device).type, wanted, mine)])
+
+
+@lru_cache(maxsize=1)
+def _triton_trouble() -> str | None:
+    # not imported: that takes a second, and only a GPU needs it
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (it comes with PyTorch's CUDA builds)"
+    return None
 
 
 @lru_cache(maxsize=1)

@@ -3,9 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpqlab.core import assign, kmeans
+from dpqlab.core import assign, kmeans, nearest
 from dpqlab.errors import BackendError
-from dpqlab.kernels import Backend, backends, best_assigner, best_clusterer, numba_available
+from dpqlab.kernels import (
+    Backend,
+    backends,
+    best_assigner,
+    best_clusterer,
+    best_search,
+    numba_available,
+)
 from dpqlab.kernels.dispatch import choose
 
 NUMBA = Backend(name="numba", devices=("cpu",), available=True, reason="here")
@@ -54,6 +61,17 @@ def test_the_best_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = "dpqlab.kernels.numba_kmeans" if numba_available() else "dpqlab.core.kmeans"
     assert best_clusterer("cpu").__module__ == expected  # pyright: ignore[reportFunctionMemberAccess]
     assert best_assigner("cpu").__module__ == expected  # pyright: ignore[reportFunctionMemberAccess]
+    assert best_clusterer("cuda") is kmeans
+
+
+def test_a_backend_has_a_say_where_it_does_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("numba", "triton", "torch"):
+        monkeypatch.setenv("DPQLAB_BACKEND", name)
+        if name != "triton":
+            assert best_search("cpu") is nearest
+    with pytest.raises(BackendError, match="triton"):
+        monkeypatch.setenv("DPQLAB_BACKEND", "triton")
+        best_search("cpu")
     assert best_clusterer("cuda") is kmeans
 
 
