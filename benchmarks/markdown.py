@@ -10,7 +10,11 @@ Record = dict[str, Any]
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], sources: Sequence[Record], *, words: int = 1
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    sources: Sequence[Record],
+    *,
+    words: int = 1,
 ) -> str:
     """A Markdown table and the line that says where it comes from.
 

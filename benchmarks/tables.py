@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks import quality_tables as quality
 from benchmarks import record
-from dpqlab.calibration.ablation import ablation_rows
+from benchmarks.markdown import MISSING, quantity, table
 
 README = record.ROOT / "README.md"
+
+
 def kmeans_table(folder: Path = record.RESULTS) -> str:
     """Speed and quality of dpqlab's k-means against its rivals."""
     return measurement_table("kmeans", folder)
@@ -43,7 +45,14 @@ def measurement_table(suite: str, folder: Path = record.RESULTS) -> str:
     return table(header, rows, found)
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"fashion": fashion_table, "kmeans": kmeans_table}
+TABLES: dict[str, Callable[[Path], str]] = {
+    "fashion": quality.fashion_table,
+    "best": quality.best_table,
+    "ablation": quality.ablation_table,
+    "judges": quality.judges_table,
+    "rivals": quality.rivals_table,
+    "kmeans": kmeans_table,
+}
 
 
 def generate(text: str, folder: Path = record.RESULTS) -> str:
@@ -76,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--write", action="store_true", help="bring README.md up to date")
     chosen = parser.parse_args(arguments)
     if not (chosen.check or chosen.write):
-        print("\n".join(f"{name}\n\n{table(record.RESULTS)}" for name, table in TABLES.items()))
+        print("\n".join(f"{name}\n\n{make(record.RESULTS)}" for name, make in TABLES.items()))
         return 0
     try:
         text = README.read_text(encoding="utf-8")

@@ -10,8 +10,9 @@ import copy
 import json
 import os
 import platform
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +34,7 @@ from dpqlab.diffusion.models import bundled, resolve, weight_bytes
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation.ablation import bundled_ablation
 from dpqlab.evaluation.bundled import bundled_feature_net
 from dpqlab.evaluation.features import FeatureNet, extract
 from dpqlab.evaluation.fidelity import agreement, feature_cosine, psnr
@@ -55,7 +57,7 @@ CURVE_KINDS = ("attn1.to_q", "ff.net.0.proj", "norm1.linear")
 
 # Rough seconds on two cores, for the time left; the bar corrects itself as it goes.
 STEP_SECONDS = 0.22
-COMPRESS_SECONDS = {"rtn": 1.0, "vq": 5.0, "pq": 2.0}
+COMPRESS_SECONDS = {"rtn": 1.0, "vq": 5.0, "pq": 2.0, "dpq": 30.0, "best": 60.0}
 CURVE_SECONDS = 10.0
 
 
@@ -118,6 +120,7 @@ def run_demo(config: DemoConfig, terminal: Terminal, net: FeatureNet | None = No
         group_size=GROUP,
         scalings=tuple(demo.scalings(rows)),
         facts=facts_of(config, time.perf_counter() - started),
+        ablation=bundled_ablation(config.source) if config.source == SOURCE else None,
     )
     config.out.mkdir(parents=True, exist_ok=True)
     _write(config.out / "report.html", render(report))
@@ -206,8 +209,10 @@ class _Demo:
     def scalings(self, rows: tuple[ModelRow, ...]) -> list[Scaling]:
         """Work out what the calibrated codecs would make of DiT-XL/2, the smallest first."""
         chosen = [row for row in rows if row.group == "calibrated"] or [
-            row for row in rows if row.family in ("VQ", "PQ")
+            row for row in rows if row.group == "uncalibrated"
         ]
+        # what has codebooks for every layer there, and none of them pruned
+        known = [row for row in chosen if DIT_XL_2.linears.keys() <= self.codecs[row.name].keys()]
         return [
             Scaling(
                 row=row,
@@ -215,7 +220,7 @@ class _Demo:
                 there=project(self.codecs[row.name], DIT_XL_2),
                 same_bits=ratio_at(row.bits, DIT_XL_2),
             )
-            for row in sorted(chosen, key=lambda row: -row.ratio_fp32)
+            for row in sorted(known, key=lambda row: -row.ratio_fp32)
         ]
 
     def _compress(self, name: str, meter: Meter) -> Path:
@@ -241,7 +246,9 @@ class _Demo:
         model, folder = subject.pipeline.transformer, subject.folder
         packed = {n: m for n, m in model.named_modules() if isinstance(m, PackedLinear)}
         self.codecs[subject.name] = {
-            kind_of(n): m.codec for n, m in packed.items() if isinstance(m, CompressedLinear)
+            kind_of(n): m.codec
+            for n, m in packed.items()
+            if isinstance(m, CompressedLinear) and has_whole_codebooks(m)
         }
         ledger = stored_ledger(model, folder)
         spoken = sorted({layer.codec for layer in ledger.layers})
@@ -251,7 +258,7 @@ class _Demo:
             family=family,
             group=subject.group,
             nominal_bits=bits,
-            codec=", ".join(spoken) or str(stored_dtype(folder)).removeprefix("torch."),
+            codec=joined(spoken) or str(stored_dtype(folder)).removeprefix("torch."),
             ledger=ledger,
             bytes_on_disk=weight_bytes(folder),
             images=images,
@@ -268,10 +275,44 @@ class _Demo:
         )
 
 
-def family_and_rate(name: str) -> tuple[str, int]:
-    """Read "PQ", 1 off a name that ends in ``pq-1bit``."""
+def joined(codecs: Sequence[str]) -> str:
+    """Join the codecs of a model; those that differ in k only become one.
+
+    Examples
+    --------
+    >>> joined(["VQ/kind d=8 k=512 +scale", "VQ/kind d=8 k=64 +scale"])
+    'VQ/kind d=8 k=64/512 +scale'
+    >>> joined(["RTN 2-bit g=384", "VQ d=8 k=256"])
+    'RTN 2-bit g=384, VQ d=8 k=256'
+    """
+    found: dict[str, set[int]] = {}
+    for codec in codecs:
+        size = re.search(r"(?<= k=)\d+", codec)
+        general = codec if size is None else f"{codec[: size.start()]}%s{codec[size.end() :]}"
+        found.setdefault(general, set()).update([] if size is None else [int(size[0])])
+    return ", ".join(
+        general % "/".join(map(str, sorted(sizes))) if sizes else general
+        for general, sizes in found.items()
+    )
+
+
+def has_whole_codebooks(layer: CompressedLinear) -> bool:
+    """Say whether the layer's codebooks are as k-means left them: all of one size, no table."""
+    pool = layer.codebooks()
+    return pool.table is None and not pool.ragged
+
+
+def family_and_rate(name: str) -> tuple[str, float]:
+    """Read a family and a rate off a bundled name.
+
+    Examples
+    --------
+    >>> family_and_rate("fashion-dit-pq-1bit"), family_and_rate("best-1.25bit")
+    (('PQ', 1.0), ('Best', 1.25))
+    """
     family, _, rate = name.rpartition("-")
-    return family.rpartition("-")[2].upper(), int(rate.removesuffix("bit"))
+    short = family.rpartition("-")[2]
+    return "Best" if short == "best" else short.upper(), float(rate.removesuffix("bit"))
 
 
 def facts_of(config: DemoConfig, seconds: float) -> RunFacts:

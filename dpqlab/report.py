@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dpqlab.core.ledger import ModelLedger
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation.ablation import Ablation
 from dpqlab.evaluation.projection import Projection
 from dpqlab.evaluation.rate_distortion import RateDistortionPoint
 from dpqlab.evaluation.sizes import ledger_parts, size_figures
@@ -25,11 +26,11 @@ class ModelRow:
     name
         Bundled name or folder.
     family
-        "Full precision", "RTN", "VQ" or "PQ".
+        "Full precision", "RTN", "VQ", "PQ", "DPQ" or "Best".
     group
         Full precision, compressed without calibration, or calibrated.
     nominal_bits
-        The rate it is compared at; None for full precision.
+        The rate it is compared at, possibly a fraction; None for full precision.
     codec
         The codec in words.
     ledger
@@ -48,7 +49,7 @@ class ModelRow:
     name: str
     family: str
     group: Group
-    nominal_bits: int | None
+    nominal_bits: float | None
     codec: str
     ledger: ModelLedger = field(repr=False)
     bytes_on_disk: int
@@ -63,7 +64,7 @@ class ModelRow:
         """Name the model without its group: "PQ, 1 bit"."""
         if self.nominal_bits is None:
             return self.family
-        return f"{self.family}, {self.nominal_bits} bit"
+        return f"{self.family}, {self.nominal_bits:g} bit"
 
     @property
     def full_title(self) -> str:
@@ -139,7 +140,10 @@ class Scaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that the page shows; the first row is the full-precision model."""
+    """All that the page shows; the first row is the full-precision model.
+
+    ``ablation`` is not of this run: it ships with the model, and is None where it does not.
+    """
 
     rows: tuple[ModelRow, ...]
     classes: tuple[str, ...]
@@ -147,6 +151,7 @@ class Report:
     group_size: int
     scalings: tuple[Scaling, ...]
     facts: RunFacts
+    ablation: Ablation | None = None
 
     def __post_init__(self) -> None:
         """Refuse a report without the row that all others are compared with."""
@@ -178,6 +183,7 @@ class Report:
                 for scaling in self.scalings
             ],
             "rate_distortion": [point.to_dict() for point in self.points],
+            "ablation": None if self.ablation is None else self.ablation.to_dict(),
         }
 
 
@@ -193,7 +199,7 @@ def clock(seconds: float) -> str:
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
 
 
-def best_of(report: Report, group: Group, bits: int) -> ModelRow | None:
+def best_of(report: Report, group: Group, bits: float) -> ModelRow | None:
     """Return the row of a group and rate that repeats the teacher's images best."""
     found = [r for r in report.rows if (r.group, r.nominal_bits) == (group, bits)]
     return max(found, key=lambda r: r.psnr or 0.0, default=None)
@@ -213,4 +219,4 @@ def headline(report: Report) -> str:
     )
     if raw is None:
         return text + "."
-    return f"{text}; before calibration it was {raw.kept_classes()} of {count}."
+    return f"{text}; without calibration the best model near 1 bit keeps {raw.kept_classes()}."

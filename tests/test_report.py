@@ -147,8 +147,26 @@ def test_headline_is_what_was_measured(report: Report) -> None:
     assert headline(report) == (
         f"At {best.bits:.2f} bits per weight a diffusion transformer of 4.4 MB fits in "
         f"{best.bytes_on_disk / 1e6:.2f} MB, {best.ratio_fp32:.1f}× smaller, and still draws the "
-        "same garment in 2 of 2 classes; before calibration it was 0 of 2."
+        "same garment in 2 of 2 classes; without calibration the best model near 1 bit keeps 0."
     )
+
+
+def test_the_best_family_speaks_for_the_run_if_it_is(report: Report) -> None:
+    best = replace(row("calibrated", 1, 1.0, "Best"), psnr=40.0)
+    changed = replace(report, rows=(*report.rows, best))
+    assert best_of(changed, "calibrated", 1) is best
+    words = Page(render(changed)).words
+    assert "“Best” is what our ablation found best" in words
+    assert "dpqlab inspect calibrated-Best-1" in words
+    assert "“Best”" not in Page(render(report)).words
+    assert "The codes stay" not in words, "not of all that is shown"
+
+
+def test_rates_may_be_fractions(report: Report) -> None:
+    other = replace(report.rows[-1], family="Best", nominal_bits=1.25)
+    assert other.full_title == "Best, 1.25 bit, calibrated"
+    words = Page(render(replace(report, rows=(*report.rows, other)))).words
+    assert "Best, 1.25 bit" in words
 
 
 def test_headline_without_calibrated_models_promises_nothing(report: Report) -> None:
@@ -192,6 +210,7 @@ def test_page_names_sizes_with_their_denominator(report: Report) -> None:
 def test_models_that_store_the_same_share_a_bar(report: Report) -> None:
     text = render(report)
     assert "one bar stands for both" in text
+    assert text.index('"VQ, 1 bit"') > text.index('"PQ, 2 bit"'), "bars come by rate"
     other = replace(report.rows[-1], ledger=ledger(3))
     changed = replace(report, rows=(*report.rows[:4], other))
     assert "one bar stands for both" not in render(changed)

@@ -92,14 +92,17 @@ class Ablation:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Ablation:
         """Build it from what :meth:`to_dict` returned; KeyError or TypeError for anything else."""
-        intervals = {name: Interval(**values[name]) for name in ("teacher", "noise_floor")}
-        results = [_result(result) for result in values["results"]]
-        return cls(**values | intervals | {"results": in_order(results)})
+        measured: dict[str, Any] = {
+            "teacher": Interval(**values["teacher"]),
+            "noise_floor": Interval(**values["noise_floor"]),
+            "results": in_order([_result(result) for result in values["results"]]),
+        }
+        return cls(**values | measured)
 
 
 def _result(values: dict[str, Any]) -> AblationResult:
     excess = values["excess_fcd"]
-    intervals = {
+    intervals: dict[str, Any] = {
         "fcd": Interval(**values["fcd"]),
         "excess_fcd": None if excess is None else Interval(**excess),
     }

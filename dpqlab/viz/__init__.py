@@ -1,9 +1,10 @@
 """Figures: records in, plotly figures or pictures out; nothing is shown or written here."""
 
+from dpqlab.viz.ablation import ablation
 from dpqlab.viz.images import sheet
 from dpqlab.viz.ledger import ledger_bars
 from dpqlab.viz.page import render
 from dpqlab.viz.rate_distortion import rate_distortion
 from dpqlab.viz.theme import themed
 
-__all__ = ["ledger_bars", "rate_distortion", "render", "sheet", "themed"]
+__all__ = ["ablation", "ledger_bars", "rate_distortion", "render", "sheet", "themed"]

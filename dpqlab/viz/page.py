@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Any
 
-import plotly.io
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
@@ -19,20 +17,28 @@ from dpqlab.evaluation.sizes import ledger_parts
 from dpqlab.report import Group, ModelRow, Report, best_of, clock, headline
 from dpqlab.viz.images import sheet
 from dpqlab.viz.ledger import ledger_bars
+from dpqlab.viz.page_ablation import ablation_section
+from dpqlab.viz.page_figures import figure_html
 from dpqlab.viz.page_tables import curve_table, curve_verdict, results_table, scaling_table
 from dpqlab.viz.rate_distortion import rate_distortion
 
 GROUP_TITLES: dict[Group, str] = {
     "full": "",
     "uncalibrated": "Compressed just now, not calibrated",
-    "calibrated": "Bundled: the same kind of codes, calibrated against the full-precision model",
+    "calibrated": "Bundled: compressed and calibrated before, a few minutes each on a GPU",
+}
+FAMILY_NOTES = {
+    "DPQ": "“DPQ” is the method of the paper: 256 codewords for each column position, pruned to a "
+    "quarter of the bits of the codes; calibration chooses codes and trains codewords in turns.",
+    "Best": "“Best” is what our ablation found best: vector quantization whose codebooks the same "
+    "layer of all blocks shares, with a scale a row, fewer bits for the adaLN layers and more for "
+    "the others, and codes that move together with the codewords while they are calibrated.",
 }
 LAYER_TITLES = {
     "attn1.to_q": "Attention, query",
     "ff.net.0.proj": "Feed-forward, up",
     "norm1.linear": "adaLN modulation",
 }
-PLOT_CONFIG = {"displaylogo": False, "displayModeBar": False, "responsive": True}
 
 
 def render(report: Report) -> str:
@@ -49,6 +55,7 @@ def render(report: Report) -> str:
         "headline": escape(headline(report)).replace(" MB", "&nbsp;MB"),
         "facts": facts(report),
         "grid_note": escape(grid_note(report)),
+        "family_notes": family_notes(report),
         "grid": grid(report),
         "table": results_table(report, GROUP_TITLES),
         "plotly": get_plotlyjs(),
@@ -61,6 +68,7 @@ def render(report: Report) -> str:
         "curves": curves(report),
         "curve_verdict": escape(curve_verdict(report.points, LAYER_TITLES)),
         "curve_table": curve_table(report.points, LAYER_TITLES),
+        "ablation": ablation_section(report.ablation),
         "why_title": escape(why_title(report)),
         "why": why(report),
         "made": made(report),
@@ -100,9 +108,16 @@ def grid_note(report: Report) -> str:
     return (
         f"Of the models compressed just now, the best keeps the class of {kept} of "
         f"{len(report.classes)} images: that is what one or two bits do to a diffusion "
-        "transformer. Calibration then moves codewords, scales and biases until the model does "
-        "again what its full-precision teacher does. The codes stay, and not a byte is added."
+        "transformer. Calibration then moves codewords, scales and biases, and in some models the "
+        "codes too, until the model draws again what full precision draws. It adds not a byte."
     )
+
+
+def family_notes(report: Report) -> str:
+    """Say what those families are that their names do not tell."""
+    shown = {row.family for row in report.rows}
+    texts = [escape(text) for family, text in FAMILY_NOTES.items() if family in shown]
+    return "".join(f"<p>{text}</p>" for text in texts)
 
 
 def grid(report: Report) -> str:
@@ -177,8 +192,8 @@ def distinct_ledgers(rows: Sequence[ModelRow]) -> dict[str, ModelLedger]:
 
 
 def ledger_figure(rows: Sequence[ModelRow]) -> str:
-    """Bars of all models; one that stores the same as an earlier one shares its bar."""
-    named = distinct_ledgers(rows)
+    """Bars of all models by rate; one that stores the same as an earlier one shares its bar."""
+    named = distinct_ledgers(sorted(rows, key=lambda row: -(row.nominal_bits or 0)))
     sizes = [f"{name} {ledger.stored_bytes / 1e6:.2f} MB" for name, ledger in named.items()]
     return figure_html(ledger_bars(named), "ledger", f"Stored bytes by part: {', '.join(sizes)}")
 
@@ -187,7 +202,7 @@ def twins_note(rows: Sequence[ModelRow]) -> str:
     """Say why there are fewer bars than models, if there are."""
     if len(distinct_ledgers(rows)) == len(rows):
         return ""
-    return "Calibrated models store as much as their uncalibrated twins: one bar stands for both. "
+    return "A model and its calibrated twin store the same: one bar stands for both. "
 
 
 def curves(report: Report) -> str:
@@ -203,14 +218,6 @@ def curves(report: Report) -> str:
         )
         parts.append(f"<div>{html}</div>")
     return "".join(parts)
-
-
-def figure_html(figure: Any, name: str, words: str) -> str:
-    """Embed a figure; ``words`` are what a screen reader says."""
-    html = plotly.io.to_html(
-        figure, full_html=False, include_plotlyjs=False, config=PLOT_CONFIG, div_id=name
-    )
-    return f'<div role="img" aria-label="{escape(words)}">{html}</div>'
 
 
 def why_title(report: Report) -> str:
@@ -239,7 +246,7 @@ def why(report: Report) -> str:
         "each, K parameters kept and P parameters in all, the ratio to fp32 is</p>"
         '<p class="formula">32 P / (b W + 16 K)</p>'
         f"<p>which for b = {row.bits:.3f} comes to {first.same_bits:.1f} on {larger}. And b itself "
-        "falls there: a codebook of one column position serves more rows, a scale or a bias more "
+        "falls there: a codebook serves more rows, a scale or a bias more "
         f"columns. The same codec would need {there.true_bits:.3f} bits.</p>"
         + scaling_table(report)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from dpqlab.evaluation.frechet import Interval
 from dpqlab.evaluation.rate_distortion import RateDistortionPoint
 from dpqlab.report import Group, ModelRow, Report, Scaling
 
@@ -36,6 +37,13 @@ def table(heads: Sequence[str], bodies: Sequence[Sequence[Sequence[str]]], note:
 def named(title: str, codec: str) -> str:
     """Write a model's name with its codec in small beside it."""
     return f"{escape(title)} <small>{escape(codec)}</small>"
+
+
+def interval(value: Interval) -> str:
+    """Write a value with half of its 95 % interval: the wider half where they differ."""
+    half = max(value.value - value.low, value.high - value.value)
+    digits = 1 if abs(value.value) >= 10 else 3
+    return f"{value.value:.{digits}f} ± {half:.{digits}f}"
 
 
 def results_table(report: Report, groups: Mapping[Group, str]) -> str:

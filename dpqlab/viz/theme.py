@@ -13,8 +13,22 @@ PANEL = "#2F343A"  # behind white text
 RULE = "rgba(128, 128, 128, 0.25)"
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
-FAMILY_COLOURS = {"RTN": PURPLE, "VQ": SKY, "PQ, grouped": GREEN, "PQ": VERMILION}
-FAMILY_SYMBOLS = {"RTN": "x", "VQ": "circle", "PQ, grouped": "square", "PQ": "diamond"}
+FAMILY_COLOURS = {
+    "RTN": PURPLE,
+    "VQ": SKY,
+    "PQ, grouped": GREEN,
+    "PQ": VERMILION,
+    "DPQ": ORANGE,
+    "Best": BLUE,
+}
+FAMILY_SYMBOLS = {
+    "RTN": "x",
+    "VQ": "circle",
+    "PQ, grouped": "square",
+    "PQ": "diamond",
+    "DPQ": "triangle-up",
+    "Best": "star",
+}
 
 PARTS = {
     "codes": (BLUE, "codes"),

@@ -1,18 +1,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from dpqlab import demo
 from dpqlab.cli import main
 from dpqlab.commands.demo import results_table
+from dpqlab.commands.expected import CALIBRATED
 from dpqlab.commands.terminal import Terminal
-from dpqlab.core import CodebookCodec, ScalarCodec
-from dpqlab.demo import PRESETS, DemoConfig, family_and_rate, run_demo
+from dpqlab.core import CodebookCodec, ScalarCodec, encode, fit_pool
+from dpqlab.demo import (
+    PRESETS,
+    DemoConfig,
+    family_and_rate,
+    has_whole_codebooks,
+    joined,
+    run_demo,
+)
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.features import FeatureNet
+from dpqlab.nn import CompressedLinear
 from dpqlab.report import Report
 
 
@@ -64,6 +75,47 @@ def test_table_has_all_rows(outcome: tuple[Report, Path]) -> None:
 def test_names_tell_family_and_rate() -> None:
     assert family_and_rate("fashion-dit-pq-1bit") == ("PQ", 1)
     assert family_and_rate("rtn-2bit") == ("RTN", 2)
+    assert family_and_rate("fashion-dit-best-1.25bit") == ("Best", 1.25)
+    assert family_and_rate("fashion-dit-dpq-2bit") == ("DPQ", 2)
+
+
+def test_bundled_models_come_by_rate_and_then_by_family() -> None:
+    families = ("VQ", "PQ", "DPQ", "Best")
+    found = [family_and_rate(name) for name in CALIBRATED]
+    assert found == sorted(found, key=lambda pair: (-pair[1], families.index(pair[0])))
+    assert {("Best", 2), ("Best", 1)} <= set(found)
+
+
+def test_the_live_part_stays_fast() -> None:
+    assert not any(name.startswith(("dpq", "best")) for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("codecs", "text"),
+    [
+        ([], ""),
+        (["VQ d=4 k=256"], "VQ d=4 k=256"),
+        (["VQ/kind d=8 k=512 +scale", "VQ/kind d=8 k=64 +scale"], "VQ/kind d=8 k=64/512 +scale"),
+        (["PQ d=4 k=16", "VQ d=4 k=16"], "PQ d=4 k=16, VQ d=4 k=16"),
+    ],
+)
+def test_codecs_that_differ_in_k_alone_are_one(codecs: list[str], text: str) -> None:
+    assert joined(codecs) == text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_only_whole_codebooks_are_projected(whole: bool) -> None:
+    weight = torch.randn(600, 16, generator=torch.Generator().manual_seed(0))
+    codec = CodebookCodec(d=8, k=16, scope="position")
+    generator = torch.Generator().manual_seed(0)
+    encoded = encode(weight, codec, fit_pool([weight], codec, generator=generator))
+    if not whole:
+        pool = encoded.pool
+        keep = torch.tensor([*range(10), *range(16, 32)])
+        base = torch.tensor([0, 10, 26])
+        pool = replace(pool, entries=pool.entries[keep], base=base)
+        encoded = replace(encoded, pool=pool, codes=encoded.codes.clamp(max=9))
+    assert has_whole_codebooks(CompressedLinear.from_encoded(encoded, codec)) is whole
 
 
 def test_a_missing_asset_is_a_clear_error(tiny: Path, tmp_path: Path) -> None:
@@ -78,10 +130,14 @@ def test_the_real_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "2"]) == 0
     assert "report.html" in capsys.readouterr().out
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text("utf-8"))
-    assert len(summary["models"]) == 11
-    by_rate: dict[tuple[str, int], list[float]] = {}
+    assert len(summary["models"]) == 1 + len(PRESETS) + len(CALIBRATED)
+    assert summary["ablation"]["results"]
+    by_rate: dict[tuple[str, float], dict[str, float]] = {}
     for model in summary["models"][1:]:
         key = (model["group"], model["nominal_bits"])
-        by_rate.setdefault(key, []).append(model["true_bits_per_weight"])
+        by_rate.setdefault(key, {})[model["family"]] = model["true_bits_per_weight"]
     for bits in by_rate.values():
-        assert max(bits) <= 1.02 * min(bits), "rows of one rate are compared at equal true bits"
+        best = bits.pop("Best", 0.0)
+        least = min(bits.values(), default=best)
+        assert best <= least, "no larger than what it is shown beside"
+        assert max(bits.values(), default=least) <= 1.02 * least, "equal true bits"

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import recipes.calibrate_fashion as recipe
+from benchmarks.fashion import SHIPPED
 from benchmarks.record import read
 from dpqlab.calibration import calibration_for
 from dpqlab.calibration.recording import Recording
-from benchmarks.fashion import SHIPPED
 from dpqlab.checkpoint import load_compressed
 from dpqlab.checkpoint.load import read_config
 from dpqlab.commands.expected import CALIBRATED
