@@ -36,7 +36,7 @@ SCHEDULER = "ddim"
 PROTOCOL = ("images", "steps", "guidance", "seed")
 
 EXAMPLES = """examples:
-  dpqlab evaluate fashion-dit-pq-1bit --quick
+  dpqlab evaluate fashion-dit-best-1bit --quick
   dpqlab evaluate out/pq --images 10000 --steps 50 --teacher
 
 Sampling is DDIM, whatever scheduler the model's folder names. --quick draws 2,000 images with 20

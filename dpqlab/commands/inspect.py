@@ -23,7 +23,7 @@ RECORDED = "recorded when it was compressed"
 PARTS = ("codes", "table", "pool", "scale", "bias")
 
 EXAMPLES = """examples:
-  dpqlab inspect fashion-dit-pq-1bit
+  dpqlab inspect fashion-dit-best-1bit
   dpqlab inspect out/pq --layers --source fashion-dit
   dpqlab inspect out/pq --json
 """
@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if report["layers"]:
         rows = report["layers"] if args.layers else by_kind(report["layers"])
         terminal.say(layer_table(rows, single=args.layers))
-        terminal.say(error_note(report))
+        for note in (error_note(report), *notes(report)):
+            terminal.say(note)
     return 0
 
 
@@ -143,6 +144,7 @@ def _layer(layer: LayerLedger, module: nn.Module, error: float | None) -> dict[s
         "d": book.d if book else None,
         "k": book.k if book else None,
         "scope": book.scope if book else None,
+        "across": book.across if book else None,
         "bits": {part: getattr(layer, part) for part in PARTS} | {"total": layer.total},
         "true_bits": layer.true_bits,
         "relative_error": error,
@@ -205,3 +207,17 @@ def error_note(report: dict[str, Any]) -> str:
         return "no weight errors: name the model it was made of with --source"
     joint = "" if against == RECORDED else "against "
     return f"error: relative squared error of the weights, {joint}{against}"
+
+
+def notes(report: dict[str, Any]) -> list[str]:
+    """Say what is easily misread: errors after calibration, and bits of shared codebooks."""
+    said = []
+    errors = [layer["relative_error"] for layer in report["layers"]]
+    if any(error is not None for error in errors) and "calibration_steps" in report["provenance"]:
+        said.append(
+            "calibrated: weights were moved to do together what the source does; their errors no "
+            "longer tell how good the images are"
+        )
+    if any(layer["across"] in ("kind", "model") for layer in report["layers"]):
+        said.append("a codebook that layers share is counted in the first of them")
+    return said

@@ -21,7 +21,7 @@ from dpqlab.viz.images import sheet
 
 EXAMPLES = """examples:
   dpqlab sample fashion-dit
-  dpqlab sample fashion-dit fashion-dit-vq-1bit fashion-dit-pq-1bit --classes bag,dress,5-9
+  dpqlab sample fashion-dit fashion-dit-vq-1bit fashion-dit-best-1bit --classes bag,dress,5-9
 """
 LARGEST_SHEET = 10_000  # images
 

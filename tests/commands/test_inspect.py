@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dpqlab.cli import main
-from dpqlab.commands.inspect import by_kind, inspect
+from dpqlab.commands.inspect import by_kind, inspect, notes
 from dpqlab.commands.measure import find_source, origin_of
 from dpqlab.diffusion.models import bundled, weight_bytes
 
@@ -24,6 +24,7 @@ def test_json_has_all_that_is_promised(tiny_pq: Path, capsys: pytest.CaptureFixt
     bits = 0
     for layer in report["layers"]:
         assert layer["scope"] == "position"
+        assert layer["across"] == "layer"
         assert layer["d"] == 6
         assert layer["k"] == 16
         assert layer["codec"].startswith("PQ")
@@ -66,6 +67,16 @@ def test_kinds_add_up(tiny_pq: Path) -> None:
     assert [kind["count"] for kind in kinds] == [2] * 7
     total = sum(kind["bits"]["total"] for kind in kinds)
     assert total == sum(layer["bits"]["total"] for layer in layers)
+
+
+def test_what_is_easily_misread_is_said() -> None:
+    layer = {"relative_error": 1.1, "across": "layer"}
+    assert notes({"layers": [layer], "provenance": {}}) == []
+    (calibrated,) = notes({"layers": [layer], "provenance": {"calibration_steps": 10}})
+    assert "no longer tell" in calibrated
+    (shared,) = notes({"layers": [layer | {"across": "kind"}], "provenance": {}})
+    assert "counted in the first" in shared
+    assert notes({"layers": [], "provenance": {"calibration_steps": 10}}) == []
 
 
 @pytest.mark.parametrize("flags", [[], ["--layers"]])
