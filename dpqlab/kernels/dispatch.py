@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 VARIABLE = "DPQLAB_BACKEND"
 _MODULES = {
     "kmeans": {"numba": "dpqlab.kernels.numba_kmeans", "torch": "dpqlab.core.kmeans"},
-    "search": {"triton": "dpqlab.kernels.triton_search", "torch": "dpqlab.core.kmeans"},
+    "search": {
+        "numba": "dpqlab.kernels.numba_search",
+        "triton": "dpqlab.kernels.triton_search",
+        "torch": "dpqlab.core.kmeans",
+    },
 }
 """Where the backends of each operation are."""
 
