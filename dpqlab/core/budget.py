@@ -10,15 +10,16 @@ Codes are ranked by what they are worth, the best of each scope ahead of all oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from dpqlab.core.kmeans import CHUNK_BYTES
 from dpqlab.core.packing import code_bits
 from dpqlab.core.pool import OFFSET_BITS
 from dpqlab.core.precision import exact_float32
+
+_TILE = 1 << 19  # pairs of codewords looked at together; their distances stay in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +129,15 @@ def largest_fit(
 def smallest_share(ranks: Ranking, holders: Sequence[Holder], prices: Prices) -> float:
     """Return the least share of the bits of the codes that pool and tables can take."""
     spent, codes = costs(ranks, holders, prices)
-    return float((spent / codes)[sum(holder.scopes for holder in holders) - 1 :].min())
+    return float((spent.double() / codes)[sum(holder.scopes for holder in holders) - 1 :].min())
 
 
 def distinct(
-    words: torch.Tensor, scope: torch.Tensor, worth: torch.Tensor, limit: float
+    words: torch.Tensor,
+    scope: torch.Tensor,
+    worth: torch.Tensor,
+    limit: float,
+    most: int | None = None,
 ) -> torch.Tensor:
     """Merge redundant codewords into the more important: return which stay, bool (T,).
 
@@ -149,38 +154,45 @@ def distinct(
         Importance (T,).
     limit
         Squared distance up to which codewords are redundant.
+    most
+        Stop once more than so many are known to stay: those looked at until then.
     """
     ranks = ranking(worth, scope)
     shape = int(scope.max()) + 1, int(ranks.rank.max()) + 1
     slots = torch.full(shape, -1, device=scope.device)
     slots[ranks.scope, ranks.rank] = ranks.order
     books = words.float()[slots.clamp(min=0)]
+    norms = books.square().sum(-1)
     gone = slots < 0
-    for first, near in _near_pairs(books, limit):
-        for j in near.any(2).any(0).nonzero()[:, 0].tolist():
-            gone |= near[:, j] & ~gone[:, first + j, None]
     keep = torch.zeros(len(words), dtype=torch.bool, device=scope.device)
-    keep[slots[~gone]] = True
+    left = torch.arange(shape[1], device=scope.device)
+    while len(left) and (most is None or int(keep.sum()) <= most):
+        step = max(1, _TILE // (shape[0] * len(left)))
+        out = gone[:, left]
+        s, a, b = _near_pairs(books[:, left], norms[:, left], step, limit)
+        near = torch.zeros(shape[0], step, len(left), dtype=torch.bool, device=scope.device)
+        near[s, a, b] = True
+        for j in a.unique().tolist():
+            if not bool(out[:, j].all()):
+                out |= near[:, j] & ~out[:, j, None]
+        gone[:, left] = out
+        keep[slots[:, left[:step]][~out[:, :step]]] = True
+        left = left[step:][~out[:, step:].all(0)]
     return keep
 
 
-def _near_pairs(books: torch.Tensor, limit: float) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield runs of codewords a of (S, k, d) from ``first`` on: near[s, a, b], only for b > a."""
-    scopes, k, _ = books.shape
-    norms = books.square().sum(-1)
-    later = torch.arange(k, device=books.device)
-    step = max(1, CHUNK_BYTES // (8 * scopes * k))
+def _near_pairs(
+    books: torch.Tensor, norms: torch.Tensor, step: int, limit: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compare the first codewords of (S, k, d) with all behind them: s, a, b of those near."""
+    # a matrix product is fast but rounds: what may be near is looked at again
+    shrunk = (1 - 1e-5) * norms
     with exact_float32():
-        for first in range(0, k, step):
-            some = books[:, first : first + step]
-            both = norms[:, first : first + step, None] + norms[:, None]
-            # a matrix product is fast but rounds: what may be near is looked at again
-            maybe = both - 2 * some @ books.transpose(1, 2) <= limit + 1e-5 * both
-            maybe &= later > later[first : first + step, None]
-            s, a, b = maybe.nonzero().unbind(1)
-            apart = (books[s, first + a].double() - books[s, b].double()).square().sum(-1)
-            maybe[s, a, b] = apart <= limit
-            yield first, maybe
+        far = torch.baddbmm(shrunk[:, None], books[:, :step], books.transpose(1, 2), alpha=-2.0)
+    s, a, b = (far <= limit - shrunk[:, :step, None]).nonzero().unbind(1)
+    s, a, b = s[b > a], a[b > a], b[b > a]
+    near = (books[s, a].double() - books[s, b].double()).square().sum(-1) <= limit
+    return s[near], a[near], b[near]
 
 
 def _whole_bytes(bits: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,7 @@ from dpqlab.core.pool import Pool, PoolConfig
 from dpqlab.core.refitting import Member, settle, weighted_error
 
 _FP16_MAX = 65_504.0
+_SPARE = 4  # most entries of k-means for every codeword that is not redundant
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,9 +59,9 @@ class IndexedPools:
 
     The codewords of all scopes (of all members) are clustered into ``P`` entries by k-means, each
     counting its importance; redundant entries merge; every scope's table lists the distinct entries
-    nearest to its codewords. ``P`` is one of 1, 2, 3, 4, 6, 8, 12, ... up to the number of codewords
-    and to what a table can point to: powers of two, which use the bits of a table's rows best, and
-    the steps half way. A pool of some size is the same whichever sizes were made before it.
+    nearest to its codewords. ``P`` is one of 1, 2, 3, 4, 6, 8, 12, ... up to the number of
+    codewords and to what a table can point to: powers of two, which use the bits of a table's rows
+    best, and the steps half way. A pool of some size is the same whichever were made before it.
 
     Parameters
     ----------
@@ -119,21 +120,23 @@ class IndexedPools:
         members, removed : list of Member, int
             ``removed`` counts the rows that were cut from full tables. None if nothing fits.
         """
-        found: dict[int, tuple[list[Member], int]] = {}
-        errors: dict[int, float] = {}
+        best: tuple[list[Member], int] | None = None
+        lowest = inf
 
         def error(entries: int) -> float:
+            nonlocal best, lowest
             tables = self._tables(entries)
             rows = largest_fit(tables.rows, tables.holders, tables.prices, share)
             if rows is None:
                 return inf
             members, _ = settle(tables.members, _cut(tables, rows), 0, self.assigner)
-            found[entries] = members, len(tables.rows.order) - rows
-            errors[entries] = weighted_error(members)
-            return errors[entries]
+            missed = weighted_error(members)
+            if missed < lowest:
+                best, lowest = (members, len(tables.rows.order) - rows), missed
+            return missed
 
         search(self._sizes(share), error)
-        return found[min(errors, key=errors.__getitem__)] if errors else None
+        return best
 
     def smallest_share(self) -> float:
         """Return the least share of the codes' bits that a pool of one entry can be cut to.
@@ -147,7 +150,10 @@ class IndexedPools:
         """Return the numbers of entries that may fit, rising."""
         most = share * sum(8 * m.encoded.packed_bytes for m in self.members)
         d = self._words.shape[1]
-        return [p for p in ladder(self.codewords) if p == 1 or _prices(p, d).pool <= most]
+        sizes = [p for p in ladder(self.codewords) if p == 1 or _prices(p, d).pool <= most]
+        # entries merge again where there are many more than codewords that are not redundant
+        apart = int(self._distinct(self._words, self._worth, sizes[-1] // _SPARE).sum())
+        return [p for p in sizes if p <= _SPARE * apart]
 
     def _tables(self, entries: int) -> Tables:
         if entries not in self._made:
@@ -188,10 +194,17 @@ class IndexedPools:
             found, nearest = result.centroids[0], result.codes[0]
         books = found.clamp(-_FP16_MAX, _FP16_MAX).half()
         worth = torch.zeros(len(books), device=mass.device).double().index_add_(0, nearest, mass)
-        keep = distinct(books, torch.zeros_like(worth, dtype=torch.int64), worth, self._limit)
+        keep = self._distinct(books, worth)
         if bool(keep.all()):
             return books, nearest
         return books[keep], self.assigner(words[None], books[keep].float()[None])[0]
+
+    def _distinct(
+        self, words: torch.Tensor, worth: torch.Tensor, most: int | None = None
+    ) -> torch.Tensor:
+        """Return which words stay when redundant ones merge, whatever their scopes."""
+        one = torch.zeros_like(worth, dtype=torch.int64)
+        return distinct(words, one, worth, self._limit, most)
 
     def _pool(self, member: Member, words: torch.Tensor, nearest: torch.Tensor) -> Pool:
         """Return the pool with the full tables of a member."""

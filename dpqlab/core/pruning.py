@@ -21,7 +21,7 @@ from dpqlab.core.indexed import IndexedPools
 from dpqlab.core.kmeans import Assigner, Clusterer, assign, kmeans
 from dpqlab.core.pool import Pool, PoolConfig
 from dpqlab.core.prune_record import PruneRecord, output_power, record_of
-from dpqlab.core.refitting import Member, settle, weighted_error
+from dpqlab.core.refitting import Member, settle
 from dpqlab.errors import ConfigError
 
 POINTS = 24  # of a path, from all codewords down to one a scope

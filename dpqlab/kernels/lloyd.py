@@ -118,16 +118,20 @@ def _worst(
     return found
 
 
-@_compiled("reassoc")
-def _block_chances(
-    x: np.ndarray, w: np.ndarray, c: np.ndarray, nearest: np.ndarray, start: int, stop: int
-) -> float:
-    """Lower ``nearest`` by the distances to ``c``; return the sum of weight times distance."""
-    away = np.zeros(_BLOCK, np.float32)
-    for i in range(x.shape[0]):
-        for n in range(start, stop):
+@_compiled()
+def _distances(x: np.ndarray, c: np.ndarray, away: np.ndarray, axes: Axes) -> None:
+    """Set ``away`` to the squared distances of a run of points to ``c``."""
+    for n in range(x.shape[1]):
+        total = np.float32(0.0)
+        for i in range(len(axes)):
             step = x[i, n] - c[i]
-            away[n - start] += step * step
+            total += step * step
+        away[n] = total
+
+
+@_compiled("reassoc")
+def _chances(away: np.ndarray, w: np.ndarray, nearest: np.ndarray, start: int, stop: int) -> float:
+    """Lower ``nearest`` to the distances ``away``; return the sum of weight times distance."""
     total = np.float32(0.0)
     for n in range(start, stop):
         nearest[n] = min(nearest[n], away[n - start])
@@ -136,8 +140,8 @@ def _block_chances(
 
 
 @_compiled()
-def _pick(chances: np.ndarray, blocks: np.ndarray, draw: float) -> int:
-    """Draw an index with probability as ``chances``, whose sums by blocks are ``blocks``."""
+def _pick(nearest: np.ndarray, w: np.ndarray, blocks: np.ndarray, draw: float) -> int:
+    """Draw an index by chances ``nearest * w``, whose sums by blocks are ``blocks``."""
     target = draw * blocks.sum()
     b = 0
     last = blocks.shape[0] - 1
@@ -147,40 +151,45 @@ def _pick(chances: np.ndarray, blocks: np.ndarray, draw: float) -> int:
     while b > 0 and blocks[b] <= 0.0:
         b -= 1
     found = -1
-    for n in range(b * _BLOCK, min((b + 1) * _BLOCK, chances.shape[0])):
-        if chances[n] > 0.0:
+    for n in range(b * _BLOCK, min((b + 1) * _BLOCK, w.shape[0])):
+        chance = nearest[n] * w[n]
+        if chance > 0.0:
             found = n
-            target -= chances[n]
+            target -= chance
             if target < 0.0:
                 break
     return max(found, 0)
 
 
 @_compiled()
-def plus_plus(x: np.ndarray, w: np.ndarray, draws: np.ndarray, c: np.ndarray) -> None:
+def plus_plus(x: np.ndarray, w: np.ndarray, draws: np.ndarray, c: np.ndarray, axes: Axes) -> None:
     """Choose initial centroids ``c`` (k, >= d) among points ``x`` (d, n) by k-means++.
 
     ``w`` (n,) are the weights, ``draws`` (k,) the uniform random numbers.
     """
-    d, count = x.shape
+    count = x.shape[1]
+    ones = np.ones(count, np.float32)
     blocks = np.empty((count + _BLOCK - 1) // _BLOCK, np.float64)
     for b in range(blocks.shape[0]):
         blocks[b] = w[b * _BLOCK : (b + 1) * _BLOCK].sum()
     by_weight = blocks.copy()
-    nearest = np.full(count, _INFINITY, np.float32)
-    chosen = _pick(w, by_weight, draws[0])
+    nearest, away = np.full(count, _INFINITY, np.float32), np.empty(_BLOCK, np.float32)
+    chosen = _pick(ones, w, by_weight, draws[0])
     for j in range(draws.shape[0]):
         if j > 0:
             # once every point sits on a centroid, repeat some
             covered = blocks.sum() <= 0.0
             chosen = (
-                _pick(w, by_weight, draws[j]) if covered else _pick(nearest * w, blocks, draws[j])
+                _pick(ones, w, by_weight, draws[j])
+                if covered
+                else _pick(nearest, w, blocks, draws[j])
             )
-        for i in range(d):
+        for i in range(len(axes)):
             c[j, i] = x[i, chosen]
         for b in range(blocks.shape[0]):
-            stop = min((b + 1) * _BLOCK, count)
-            blocks[b] = _block_chances(x, w, c[j], nearest, b * _BLOCK, stop)
+            start, stop = b * _BLOCK, min((b + 1) * _BLOCK, count)
+            _distances(x[:, start:stop], c[j], away, axes)
+            blocks[b] = _chances(away, w, nearest, start, stop)
 
 
 @_compiled()

@@ -183,7 +183,8 @@ def _seed(
     draws = uniform(state.k, state.problems, generator).to("cpu").T.contiguous().numpy()
     x = candidates.transpose(1, 2).contiguous().numpy()
     w = mass.contiguous().numpy()
-    share(plus_plus, [(x[b], w[b], draws[b], c[b]) for b in range(state.problems)])
+    axes = (0,) * state.d
+    share(plus_plus, [(x[b], w[b], draws[b], c[b], axes) for b in range(state.problems)])
 
 
 def _by_problems(state: _State, config: KMeansConfig, share: Share) -> int:

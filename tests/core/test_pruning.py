@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -16,13 +17,17 @@ from dpqlab.core import (
     Member,
     PoolConfig,
     PruneRecord,
+    assign,
+    budget,
     encode,
     fit_pool,
+    kmeans,
     pack,
     prune,
     prune_path,
 )
 from dpqlab.core.budget import Holder, Prices, costs, distinct, ranking
+from dpqlab.core.indexed import IndexedPools, ladder, search
 from dpqlab.core.refitting import weighted_error
 from dpqlab.errors import ConfigError
 
@@ -144,7 +149,25 @@ def test_what_holds_along_a_path(**case: Any) -> None:
     if ragged:
         assert ragged[0].codewords == len(members[0].encoded.pool.entries)
         assert ragged[-1].codewords == len(members[0].encoded.pool.sizes)
+    assert records
     assert {record.form for record in records} >= {config.form} - {"auto"}
+
+
+def test_tables_that_cost_more_than_codebooks_leave_one_point() -> None:
+    members, codec = some_members(2, 4, 3, 1, 3, False, "layer", 0)
+    config = PoolConfig(form="indexed", merge=0.0, refits=0)
+    (only,) = prune_path(members, config, codec, generator=seeded())
+    assert only.codewords == 1
+    assert only.share == 1.0
+
+
+def test_an_indexed_pool_does_not_depend_on_what_was_made_before_it(layer: Member) -> None:
+    pools = [IndexedPools([layer], PoolConfig(), CODEC, seeded(), kmeans, assign) for _ in range(2)]
+    assert pools[0].fitted(0.6) is not None
+    found = [made.fitted(0.2) for made in pools]
+    (one,), (other,) = (fitted[0] for fitted in found if fitted is not None)
+    assert one.encoded.pool.entries.equal(other.encoded.pool.entries)
+    assert one.encoded.codes.equal(other.encoded.codes)
 
 
 @pytest.fixture
@@ -244,6 +267,40 @@ def test_redundant_codewords_merge_greedily(sizes: list[int], seed: int, limit: 
         if all(float((words[i] - words[j]).square().sum()) > limit for j in rivals):
             kept.append(i)
     assert distinct(words.half(), scope, worth, limit).nonzero()[:, 0].tolist() == sorted(kept)
+
+
+def test_redundancy_in_tiles_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = seeded()
+    words, worth = torch.randn(900, 3, generator=g), torch.rand(900, generator=g).double()
+    for scope in (torch.zeros(900, dtype=torch.int64), torch.arange(900) % 3):
+        whole = distinct(words, scope, worth, 0.2)
+        monkeypatch.setattr(budget, "_TILE", 5000)
+        assert distinct(words, scope, worth, 0.2).equal(whole)
+        some = distinct(words, scope, worth, 0.2, most=50)
+        assert 50 < int(some.sum()) < int(whole.sum())
+        assert not bool((some & ~whole).any())
+        monkeypatch.undo()
+
+
+def test_the_numbers_of_entries_that_are_tried() -> None:
+    assert ladder(1) == [1]
+    assert ladder(9) == [1, 2, 3, 4, 6, 8]
+    assert ladder(200_000)[-2:] == [49_152, 65_536]
+
+
+@given(count=st.integers(1, 40), bottom=st.integers(0, 45), fits=st.integers(0, 45))
+@settings(max_examples=100)
+def test_the_search_finds_the_bottom(count: int, bottom: int, fits: int) -> None:
+    sizes = [3 * i for i in range(count)]
+    tried: list[int] = []
+
+    def error(size: int) -> float:
+        tried.append(size)
+        return abs(size - 3 * bottom) if size <= 3 * fits else math.inf
+
+    search(sizes, error)
+    assert min(bottom, fits, count - 1) * 3 in tried
+    assert len(set(tried)) == len(tried) <= 9
 
 
 @given(
