@@ -337,7 +337,8 @@ def removal_records(
     for (measure, share), by_kind in rises.items():
         total = [sum(images) for images in zip(*by_kind.values(), strict=True)]
         usage = [sum(images) for images in zip(*rises["usage", share].values(), strict=True)]
-        ratio, ratio_error = against(total, usage)
+        # what removing improves has no ratio
+        ratio, ratio_error = against(total, usage) if fmean(usage) > 0 else (None, None)
         details = {
             "standard_error": standard_error(total),
             "against_usage": ratio,
@@ -357,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and append the records."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), metavar="NAME")
-    parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS), metavar="X")
+    parser.add_argument("--budgets", nargs="*", type=float, default=list(BUDGETS), metavar="X")
     parser.add_argument("--groups", type=int, default=GROUPS, help="for the rank correlation")
     parser.add_argument("--quick", action="store_true", help="two images of two steps")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
