@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.fashion import TEACHER, Judge
-from benchmarks.record import RESULTS, append, latest, make_record
+from benchmarks.record import RESULTS, append, latest
 from dpqlab.calibration import CalibrationData, calibrate
 from dpqlab.calibration.ablation import AblationRow, ablation_rows
 from dpqlab.checkpoint.atomic import replace_file
-from dpqlab.diffusion import load_pipeline, make_scheduler
+from dpqlab.diffusion import load_pipeline
 from dpqlab.evaluation.ablation import Ablation, AblationResult, in_order
 from dpqlab.evaluation.config import EvaluationConfig
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
 from dpqlab.evaluation.frechet import Interval
 from dpqlab.nn import compress_, ledger_of_model
 
@@ -36,10 +33,12 @@ SUITE = "ablation"
 METRIC = "fcd_10k"
 
 
-def student_of(row: AblationRow, data: CalibrationData) -> tuple[Any, dict[str, Any]]:
-    """Compress and calibrate a row; also return what came of it, for the record."""
+def student_of(
+    row: AblationRow, data: CalibrationData, source: str | Path = TEACHER
+) -> tuple[Any, dict[str, Any]]:
+    """Compress and calibrate a row of ``source``; also return what came of it, for the record."""
     started = time.perf_counter()
-    student = load_pipeline(TEACHER).transformer
+    student = load_pipeline(source).transformer
     compress_(student, row.plan)
     details: dict[str, Any] = {
         "true_bits": ledger_of_model(student).true_bits_per_weight,
@@ -52,7 +51,7 @@ def student_of(row: AblationRow, data: CalibrationData) -> tuple[Any, dict[str, 
     if row.config is None:
         return student, details
     device = data.images.device
-    teacher = load_pipeline(TEACHER, device=device).transformer.requires_grad_(False)
+    teacher = load_pipeline(source, device=device).transformer.requires_grad_(False)
     records = []
     for record in calibrate(student.to(device), teacher, data, row.config):
         records.append(record.to_dict())
@@ -127,45 +126,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
     parser.add_argument("--share", default="0/1", help="I/N: every Nth row only, from the Ith")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="begin no row after so long"
+    )
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the records, and stop")
     args = parser.parse_args()
     if args.export:
         export(args.export, args.results)
         return
     index, count = (int(part) for part in args.share.split("/"))
-    deadline = float(os.environ.get("DPQLAB_DEADLINE", "inf"))
+    started = time.monotonic()
     judge = Judge.make(EvaluationConfig(images=args.images, steps=args.sampling_steps, batch=1000))
-    images, labels = read_split(args.data, "train")
-    scheduler: Any = make_scheduler("ddim")
-    data = CalibrationData(
-        images=torch.tensor(images, device=judge.device),
-        labels=torch.tensor(labels, device=judge.device),
-        alphas=scheduler.alphas_cumprod.to(judge.device),
-    )
+    data = calibration_images(args.data, judge.device)
     rows = ablation_rows(args.steps)
     for name in args.rows[index::count]:
-        if time.time() > deadline:
+        if time.monotonic() - started > args.seconds:
             print("out of time before", name, flush=True)
             break
         student, details = student_of(rows[name], data)
-        fcd, found = judge.judge(student)
-        record = make_record(
-            SUITE,
-            name,
-            f"fcd_{args.images // 1000}k",
-            fcd.value,
-            "FCD",
-            rival=rows[name].base or None,
-            limit=judge.reference.floor.value,
-            higher_is_better=False,
-            details=details | found,
-            device=judge.device,
-        )
+        record = judge.record(SUITE, name, student, details, rows[name].base or None)
         append(record, args.results)
-        print(
-            f"{name:20s} bits {details['true_bits']:.3f}  FCD {fcd}  PSNR {found['psnr']}",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":

@@ -143,6 +143,29 @@ class Judge:
             "seconds": round(time.perf_counter() - started, 1),
         }
 
+    def record(
+        self, suite: str, row: str, model: Any, details: dict[str, Any], rival: str | None = None
+    ) -> dict[str, Any]:
+        """Judge a model, say what came out, and make the record of its FCD."""
+        fcd, found = self.judge(model)
+        print(
+            f"{row:24s} bits {details['true_bits']:.3f}  FCD {fcd}  PSNR {found['psnr']}  "
+            f"{found['seconds']:.0f} s",
+            flush=True,
+        )
+        return make_record(
+            suite,
+            row,
+            f"fcd_{self.config.images // 1000}k",
+            fcd.value,
+            "FCD",
+            rival=rival,
+            limit=self.reference.floor.value,
+            higher_is_better=False,
+            details=details | found,
+            device=self.device,
+        )
+
 
 def main() -> None:
     """Measure the rows and append their records."""
@@ -162,28 +185,10 @@ def main() -> None:
     for row in args.rows:
         model, size = model_of(row)
         figures = size_figures(stored_ledger(row, model), size)
-        fcd, found = judge.judge(model)
-        record = make_record(
-            SUITE,
-            row,
-            f"fcd_{args.images // 1000}k",
-            fcd.value,
-            "FCD",
-            goal=1.0 if row == "teacher" else None,
-            floor=1.3 if row == "teacher" else None,
-            limit=judge.reference.floor.value,
-            higher_is_better=False,
-            details=figures | found,
-            device=judge.device,
-        )
+        record = judge.record(SUITE, row, model, figures)
+        if row == "teacher":
+            record |= {"goal": 1.0, "floor": 1.3}
         append(record, args.results)
-        excess = found["excess_fcd"] or {}
-        print(
-            f"{row:24s} bits {figures['true_bits']:.3f}  {size / 1e6:.2f} MB  "
-            f"{figures['ratio_fp32']:.2f}x  FCD {fcd}  excess {excess.get('value', 0):.3f}  "
-            f"PSNR {found['psnr']}  {found['seconds']:.0f} s",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":

@@ -23,17 +23,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.fashion import TEACHER, Judge
-from benchmarks.record import RESULTS, append, make_record
+from benchmarks.record import RESULTS, append
 from benchmarks.sdnq import SDNQ_MODES, quantize_sdnq
 from benchmarks.vq4dit import VQ4DIT, Vq4ditConfig, vq4dit, vq4dit_config
-from dpqlab.calibration import CalibrationConfig, CalibrationData, calibrate
+from dpqlab.calibration import CalibrationConfig, calibrate
 from dpqlab.core import CodebookCodec, Codec
-from dpqlab.diffusion import load_pipeline, make_scheduler
+from dpqlab.diffusion import load_pipeline
 from dpqlab.evaluation.config import EvaluationConfig
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
 from dpqlab.evaluation.sizes import size_figures
 from dpqlab.nn import Plan, compress_, preset
 from dpqlab.nn.accounting import ledger_of_model
@@ -83,7 +81,12 @@ def make(row: str, setting: Setting) -> tuple[Any, dict[str, Any]]:
         course = [_told(row, r) for r in vq4dit(model, setting.teacher, setting.vq4dit)]
         details |= {"settings": dataclasses.asdict(setting.vq4dit), "course": course}
     elif row.endswith("-calibrated"):
-        steps = calibrate(model, setting.teacher, calibration_data(setting), setting.calibration)
+        steps = calibrate(
+            model,
+            setting.teacher,
+            calibration_images(setting.data, setting.device),
+            setting.calibration,
+        )
         course = [_told(row, record) for record in steps]
         details |= {"settings": dataclasses.asdict(setting.calibration), "course": course}
     return model, details
@@ -94,17 +97,6 @@ def plan_of(row: str) -> Plan:
     name = row.removesuffix("-calibrated")
     codecs: dict[str, Codec] = {**SCALAR, "vq4dit": VQ4DIT}
     return Plan.for_blocks(codecs[name], name=name) if name in codecs else preset(name)
-
-
-def calibration_data(setting: Setting) -> CalibrationData:
-    """Read the images that the bundled presets are calibrated on."""
-    images, labels = read_split(setting.data, "train")
-    scheduler: Any = make_scheduler("ddim")
-    return CalibrationData(
-        images=torch.tensor(images, device=setting.device),
-        labels=torch.tensor(labels, device=setting.device),
-        alphas=scheduler.alphas_cumprod.to(setting.device),
-    )
 
 
 def _told(row: str, record: Any) -> dict[str, Any]:
@@ -130,25 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         started = time.perf_counter()
         model, details = make(row, setting)
         made = time.perf_counter()
-        fcd, found = judge.judge(model)
-        details |= found | {"seconds_to_make": round(made - started, 1)}
-        record = make_record(
-            SUITE,
-            row,
-            f"fcd_{args.images // 1000}k",
-            fcd.value,
-            "FCD",
-            limit=judge.reference.floor.value,
-            higher_is_better=False,
-            details=details,
-            device=judge.device,
-        )
-        append(record, args.results)
-        print(
-            f"{row:24s} bits {details['true_bits']:.4f}  FCD {fcd}  PSNR {found['psnr']}  "
-            f"{details['seconds']:.0f} s",
-            flush=True,
-        )
+        details["seconds_to_make"] = round(made - started, 1)
+        append(judge.record(SUITE, row, model, details), args.results)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

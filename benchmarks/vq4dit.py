@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from dpqlab.calibration import warmup_cosine
-from dpqlab.calibration.data import Batch
+from dpqlab.calibration.data import Batch, paired
+from dpqlab.calibration.forward import predict
+from dpqlab.calibration.objectives import block_errors
 from dpqlab.core import CodebookCodec
 from dpqlab.diffusion import make_scheduler
 from dpqlab.errors import ConfigError
 from dpqlab.nn import CompressedLinear
-from dpqlab.nn.taps import block_outputs
 
 VQ4DIT = CodebookCodec(d=4, k=256, scope="layer")
 
@@ -204,11 +204,7 @@ class Trajectories:
     @torch.no_grad()
     def _advance(self, moving: Tensor) -> tuple[Batch, list[Tensor]]:
         times = self.timesteps[self.stage]
-        batch = Batch(
-            noisy=torch.cat([self.x, self.x]),
-            timesteps=torch.cat([times, times]),
-            labels=torch.cat([self.labels, torch.full_like(self.labels, self.null)]),
-        )
+        batch = paired(Batch(noisy=self.x, timesteps=times, labels=self.labels), self.null)
         noise, blocks = run(self.teacher, batch, {})
         with_class, without = noise[:, : self.x.shape[1]].float().chunk(2)
         guided = without + self.config.guidance * (with_class - without)
@@ -238,23 +234,9 @@ def run(
     model: nn.Module, batch: Batch, weights: Mapping[str, Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Return a DiT's prediction and block outputs, ``weights`` in the place of its own."""
-    inputs = {"timestep": batch.timesteps, "class_labels": batch.labels}
     device = batch.noisy.device.type
-    with (
-        torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=False),
-        block_outputs(model) as blocks,
-    ):
-        out: Any = functional_call(model, dict(weights), (batch.noisy,), inputs)
-    return out.sample, blocks
-
-
-def block_error(mine: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
-    """Return the mean over blocks of the squared error, relative to the teacher's mean square."""
-    errors = [
-        (a.float() - b.float()).square().mean() / b.float().square().mean()
-        for a, b in zip(mine, theirs, strict=True)
-    ]
-    return torch.stack(errors).mean()
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=False):
+        return predict(model, batch, weights)
 
 
 def ratio_loss(layers: Sequence[SoftLinear]) -> Tensor:
@@ -318,7 +300,7 @@ def vq4dit(student: nn.Module, teacher: nn.Module, config: Vq4ditConfig) -> Iter
         settling.param_groups[0]["lr"] = size * warmup_cosine(
             config.codebook_rate, step - 1, warmup=config.steps // 20, done=done
         )
-        loss = block_error(run(teacher, batch, judge.weights(codes))[1], wanted)
+        loss = block_errors(run(teacher, batch, judge.weights(codes))[1], wanted).mean()
         if codes is None:
             loss = loss + config.ratio_weight * ratio_loss(layers)
             choosing.zero_grad()
@@ -373,8 +355,8 @@ class _Judge:
         training = run(self.teacher, self.batch, self.weights(codes))[1]
         return Vq4ditRecord(
             step=step,
-            loss=float(block_error(run(self.student, self.batch, {})[1], self.wanted)),
-            training=float(block_error(training, self.wanted)),
+            loss=float(block_errors(run(self.student, self.batch, {})[1], self.wanted).mean()),
+            training=float(block_errors(training, self.wanted).mean()),
             ratio=float(ratio_loss(layers)),
             decided=decided / total,
             moved=moved / total,

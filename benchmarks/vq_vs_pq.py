@@ -27,20 +27,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.ablation import student_of
 from benchmarks.fashion import TEACHER, Judge, sampler_of
 from benchmarks.record import RESULTS, append, make_record
-from dpqlab.calibration import CalibrationConfig, CalibrationData, calibrate
+from dpqlab.calibration.ablation import AblationRow
 from dpqlab.calibration.presets import BEST, DISTILLED, lasting
 from dpqlab.core import CodebookCodec, Pool, decode, encode, fit_pool, relative_error, split
 from dpqlab.core.codecs import RESERVOIR
 from dpqlab.core.kmeans import KMeansConfig, KMeansResult, inertia_of
-from dpqlab.diffusion import load_pipeline, make_scheduler
+from dpqlab.diffusion import load_pipeline
 from dpqlab.evaluation.config import EvaluationConfig
 from dpqlab.evaluation.evaluator import draw_teacher_steps, last_of
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
 from dpqlab.evaluation.projection import DIT_XL_2, Geometry, Projection, project
 from dpqlab.kernels.dispatch import best_assigner, best_clusterer
-from dpqlab.nn import Plan, compress_, kind_of, ledger_of_model
+from dpqlab.nn import Plan, kind_of
 from dpqlab.nn.targets import targets_of
 
 SUITE = "vq_vs_pq"
@@ -431,25 +432,6 @@ def student_pairs(subject: Subject) -> list[tuple[CodebookCodec, list[CodebookCo
     return pairs
 
 
-def calibrated(
-    folder: str | Path, codec: CodebookCodec, data: CalibrationData, config: CalibrationConfig
-) -> tuple[Any, dict[str, Any]]:
-    """Compress and calibrate one student; also return what is to be recorded of it."""
-    student: Any = load_pipeline(folder).transformer
-    compress_(student, Plan.for_blocks(codec))
-    device = data.images.device
-    teacher = load_pipeline(folder, device=device).transformer.requires_grad_(False)
-    first, *_, last = calibrate(student.to(device), teacher, data, config)
-    return student, {
-        "codec": codec.describe(),
-        "true_bits": ledger_of_model(student).true_bits_per_weight,
-        "heldout_before": first.total,
-        "heldout": {name: getattr(last, name) for name in ("total", "output", "features")},
-        "calibration": config.to_dict(),
-        "calibration_seconds": round(last.seconds, 1),
-    }
-
-
 def judge_of(folder: str | Path, judge: Judge) -> Judge:
     """Return the judge of another teacher's students: fidelity is to that teacher."""
     if folder == TEACHER:
@@ -463,13 +445,7 @@ def judge_of(folder: str | Path, judge: Judge) -> Judge:
 def after_calibration(args: argparse.Namespace, subjects: dict[str | Path, Subject]) -> None:
     """Calibrate and judge the students of every subject; append their records."""
     first = Judge.make(EvaluationConfig(images=args.images, steps=50, batch=1000))
-    images, labels = read_split(args.data, "train")
-    scheduler: Any = make_scheduler("ddim")
-    data = CalibrationData(
-        images=torch.tensor(images, device=first.device),
-        labels=torch.tensor(labels, device=first.device),
-        alphas=scheduler.alphas_cumprod.to(first.device),
-    )
+    data = calibration_images(args.data, first.device)
     judges = {folder: judge_of(folder, first) for folder in subjects}
     work = [
         (folder, codec, pair[0].describe(), how, lasting(config, args.calibrate))
@@ -480,25 +456,18 @@ def after_calibration(args: argparse.Namespace, subjects: dict[str | Path, Subje
     ]
     index, count = (int(part) for part in args.share.split("/"))
     for folder, codec, beside, how, config in work[index::count]:
-        student, details = calibrated(folder, codec, data, config)
-        fcd, found = judges[folder].judge(student)
         subject = subjects[folder]
-        details |= {"subject": subject.name, "width": subject.width, "vq": beside, "how": how}
-        record = make_record(
-            SUITE,
-            f"{subject.name}: {codec.describe()}, {how}",
-            f"fcd_{args.images // 1000}k",
-            fcd.value,
-            "FCD",
-            rival=None if codec.scope == "layer" else beside,
-            limit=first.reference.floor.value,
-            higher_is_better=False,
-            details=details | found,
-            device=first.device,
+        row = AblationRow(
+            name=f"{subject.name}: {codec.describe()}, {how}",
+            plan=Plan.for_blocks(codec, name=codec.describe()),
+            config=config,
+            base="" if codec.scope == "layer" else beside,
+            change=how,
         )
+        student, details = student_of(row, data, folder)
+        details |= {"subject": subject.name, "width": subject.width, "vq": beside}
+        record = judges[folder].record(SUITE, row.name, student, details, row.base or None)
         append(record, args.results)
-        bits, distance = details["true_bits"], details["heldout"]["total"]
-        print(f"{record['row']:50s} bits {bits:.3f}  {distance:.5f}  FCD {fcd}", flush=True)
 
 
 def before_calibration(args: argparse.Namespace, subjects: Sequence[Subject]) -> None:

@@ -42,7 +42,7 @@ from dpqlab.diffusion import (
     resolve,
     sample_images,
 )
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
 from dpqlab.nn import Compression, compress_, hold_decoded, preset
 
 PRESETS = ("vq-2bit", "vq-1bit", "dpq-2bit", "dpq-1bit", "best-2bit", "best-1.25bit", "best-1bit")
@@ -216,13 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
-    images, labels = read_split(args.data, "train")
-    scheduler: Any = make_scheduler("ddim")
-    data = CalibrationData(
-        images=torch.tensor(images[: args.images], device=device),
-        labels=torch.tensor(labels[: args.images], device=device),
-        alphas=scheduler.alphas_cumprod.to(device),
-    )
+    data = calibration_images(args.data, device, args.images)
     teacher = load_pipeline(TEACHER, device=device).transformer.requires_grad_(False)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.presets:

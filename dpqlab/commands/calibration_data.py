@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from dpqlab.calibration import CalibrationData, teacher_trajectories
+from dpqlab.calibration import teacher_trajectories
 from dpqlab.commands.terminal import Terminal
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.fashion_mnist import CLASSES, DEFAULT_FOLDER, SIDE, read_split
+from dpqlab.evaluation.fashion_mnist import CLASSES, DEFAULT_FOLDER, SIDE, calibration_images
 
 TRAINING = "train-images-idx3-ubyte.gz"
 TRAJECTORY_STEPS = 50
@@ -116,13 +116,7 @@ def _real(folder: Path, teacher: Any, device: torch.device) -> Data:
             f"{config.sample_size}x{config.sample_size} images, Fashion-MNIST has {len(CLASSES)} "
             f"of 1x{SIDE}x{SIDE}: use --data-free"
         )
-    images, labels = read_split(folder, "train")
-    scheduler: Any = make_scheduler("ddim")
-    source = CalibrationData(
-        images=torch.tensor(images, device=device),
-        labels=torch.tensor(labels, device=device),
-        alphas=scheduler.alphas_cumprod.to(device),
-    )
+    source = calibration_images(folder, device)
     return Data(source=source, about=f"{len(source):,} images of Fashion-MNIST", real=True)
 
 

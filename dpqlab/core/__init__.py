@@ -26,10 +26,8 @@ from dpqlab.core.kmeans import (
     Clusterer,
     KMeansConfig,
     KMeansResult,
-    Search,
     assign,
     kmeans,
-    nearest,
 )
 from dpqlab.core.ledger import KeptTensor, LayerLedger, ModelLedger, ledger_of_encoded
 from dpqlab.core.packing import check_padding, code_bits, pack, packed_size, unpack
@@ -38,6 +36,7 @@ from dpqlab.core.prune_record import PruneRecord
 from dpqlab.core.pruning import prune, prune_path
 from dpqlab.core.refitting import Member, reencode, refit, refit_members
 from dpqlab.core.scope import ACROSS, SCOPES, Across, Scope, scope_of_positions
+from dpqlab.core.search import Search, nearest
 from dpqlab.core.subvectors import join, position_count, split
 
 __all__ = [

@@ -12,10 +12,13 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
+from dpqlab.calibration.data import CalibrationData
+from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import CheckpointError, ConfigError
 
 Split = Literal["train", "test"]
@@ -82,6 +85,31 @@ def read_split(
             f"The {split} labels in {root} reach {labels.max()}; expected 0..{len(CLASSES) - 1}."
         )
     return images[:, None], labels.astype(np.int64)
+
+
+def calibration_images(
+    folder: str | os.PathLike[str] | None,
+    device: torch.device | str = "cpu",
+    count: int | None = None,
+) -> CalibrationData:
+    """Read the training images as what the bundled models are calibrated on.
+
+    Parameters
+    ----------
+    folder
+        As in :func:`read_split`.
+    device
+        Where they are wanted.
+    count
+        The first so many only; default all.
+    """
+    images, labels = read_split(folder, "train")
+    scheduler: Any = make_scheduler("ddim")
+    return CalibrationData(
+        images=torch.tensor(images[:count], device=device),
+        labels=torch.tensor(labels[:count], device=device),
+        alphas=scheduler.alphas_cumprod.to(device),
+    )
 
 
 def read_idx(path: str | os.PathLike[str], *, dimensions: int) -> np.ndarray:

@@ -15,7 +15,8 @@ import torch
 from dpqlab.errors import BackendError
 
 if TYPE_CHECKING:
-    from dpqlab.core.kmeans import Assigner, Clusterer, Search
+    from dpqlab.core.kmeans import Assigner, Clusterer
+    from dpqlab.core.search import Search
 
 VARIABLE = "DPQLAB_BACKEND"
 _MODULES = {
@@ -23,7 +24,7 @@ _MODULES = {
     "search": {
         "numba": "dpqlab.kernels.numba_search",
         "triton": "dpqlab.kernels.triton_search",
-        "torch": "dpqlab.core.kmeans",
+        "torch": "dpqlab.core.search",
     },
 }
 """Where the backends of each operation are."""

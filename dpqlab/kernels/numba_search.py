@@ -10,7 +10,7 @@ _FAR = 1e18  # squared it still fits into float32, and nothing is nearer to it t
 
 
 def nearest(points: torch.Tensor, words: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
-    """Find the nearest codeword of every point: see :func:`dpqlab.core.kmeans.nearest`.
+    """Find the nearest codeword of every point: see :func:`dpqlab.core.search.nearest`.
 
     The lengths in ``square`` say only which words no point may have: those of infinite length.
     """

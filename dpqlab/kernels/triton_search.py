@@ -59,21 +59,9 @@ def _nearest_kernel(
 
 
 def nearest(points: torch.Tensor, words: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
-    """Find the nearest codeword of every point; the lowest index wins among equals.
+    """Find the nearest codeword of every point: see :func:`dpqlab.core.search.nearest`.
 
-    Parameters
-    ----------
-    points
-        float32 of shape (B, N, d).
-    words
-        float32 of shape (B, k, d).
-    square
-        Squared lengths of the words, (B, 1, k); infinity for a word that no point may have.
-
-    Returns
-    -------
-    torch.Tensor
-        int64 of shape (B, N).
+    The lowest index wins among equal codewords. No scratch memory.
     """
     problems, count, d = points.shape
     codes = torch.empty(problems, count, dtype=torch.int64, device=points.device)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import ablation
 from benchmarks import vq_vs_pq as suite
 from benchmarks.record import latest, read
 from benchmarks.vq_vs_pq import (
@@ -30,6 +31,7 @@ from benchmarks.vq_vs_pq import (
     vq,
 )
 from dpqlab.calibration import CalibrationConfig, CalibrationData
+from dpqlab.calibration.ablation import AblationRow
 from dpqlab.core import CodebookCodec, KMeansConfig
 from dpqlab.core.kmeans import inertia_of
 from dpqlab.diffusion import make_scheduler
@@ -237,7 +239,7 @@ def test_a_student_learns_from_its_own_teacher(monkeypatch, generator, model, ho
         assert folder == "tiny"
         return types.SimpleNamespace(transformer=copy.deepcopy(model).to(device))
 
-    monkeypatch.setattr(suite, "load_pipeline", load)
+    monkeypatch.setattr(ablation, "load_pipeline", load)
     scheduler: Any = make_scheduler("ddim")
     images = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8, generator=generator)
     data = CalibrationData(
@@ -247,12 +249,14 @@ def test_a_student_learns_from_its_own_teacher(monkeypatch, generator, model, ho
     config = suite.CALIBRATIONS[how]
     config = CalibrationConfig(learning_rate=0.01, latent=config.latent, **short)
     codec = CodebookCodec(d=4, k=8)
-    student, details = suite.calibrated("tiny", codec, data, config)
+    plan = Plan.for_blocks(codec)
+    row = AblationRow(name="row", plan=plan, config=config, base="", change=how)
+    student, details = ablation.student_of(row, data, "tiny")
     bits = project(dict.fromkeys(dit_linears(32), codec), model_subject("", model).geometry)
     assert details["true_bits"] == pytest.approx(bits.true_bits)
     plain = copy.deepcopy(model)
     compress_(plain, Plan.for_blocks(codec))
-    assert details["heldout"]["total"] < details["heldout_before"]
+    assert details["course"][-1]["total"] < details["course"][0]["total"]
     before, after = (m.transformer_blocks[0].attn1.to_q for m in (plain, student))
     assert not torch.equal(before.decode(), after.decode())
     assert torch.equal(before.codes(), after.codes()) == (how == "codes fixed")

@@ -62,7 +62,7 @@ def test_the_best_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best_clusterer("cpu").__module__ == expected  # pyright: ignore[reportFunctionMemberAccess]
     assert best_assigner("cpu").__module__ == expected  # pyright: ignore[reportFunctionMemberAccess]
     assert best_clusterer("cuda") is kmeans
-    expected = "dpqlab.kernels.numba_search" if numba_available() else "dpqlab.core.kmeans"
+    expected = "dpqlab.kernels.numba_search" if numba_available() else "dpqlab.core.search"
     assert best_search("cpu").__module__ == expected  # pyright: ignore[reportFunctionMemberAccess]
 
 
