@@ -46,7 +46,15 @@ from dpqlab.nn import compress_, hold_decoded, ledger_of_model, preset, presets
 SUITE = "fashion"
 TEACHER = "fashion-dit"
 PRESETS = tuple(presets())
-SHIPPED = ("vq-2bit", "pq-2bit", "best-2bit", "vq-1bit", "pq-1bit", "best-1bit")
+SHIPPED = (
+    "vq-2bit",
+    "dpq-2bit",
+    "best-2bit",
+    "best-1.25bit",
+    "vq-1bit",
+    "dpq-1bit",
+    "best-1bit",
+)
 CALIBRATED = tuple(f"{name}-calibrated" for name in SHIPPED)
 ROWS = ("teacher", *PRESETS, *CALIBRATED)
 

@@ -13,7 +13,7 @@ from dpqlab.calibration.presets import BEST, DISTILLED, PAPER, lasting
 from dpqlab.core import CodebookCodec, PoolConfig
 from dpqlab.errors import ConfigError
 from dpqlab.nn.plan import Coding, Plan
-from dpqlab.nn.presets import preset
+from dpqlab.nn.presets import ADALN, preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,10 @@ class AblationRow:
 _PQ = CodebookCodec(d=8, k=256, scope="position", across="kind")
 _VQ_SHARED = CodebookCodec(d=8, k=256, scope="layer", across="kind", row_scale=True)
 _INDEXED = Coding(codec=_PQ, pool=PoolConfig(budget=0.25, form="indexed"))
+_PQ_IN_ADALN = {
+    ADALN: CodebookCodec(d=8, k=64, scope="position", across="kind"),
+    "*": CodebookCodec(d=8, k=512, scope="layer", across="kind", row_scale=True),
+}
 _LATENT = LatentConfig(learning_rate=0.01)
 
 
@@ -85,6 +89,13 @@ def _rows(steps: int) -> list[AblationRow]:
             best,
             "best latent",
             "fewer bits for adaLN, more for the rest",
+        ),
+        (
+            "best pq adaln",
+            Plan.for_blocks(_PQ_IN_ADALN, name="best-1bit, PQ in adaLN"),
+            best,
+            "best-1bit",
+            "PQ without row scales in adaLN",
         ),
         (
             "best fast latent",

@@ -50,7 +50,7 @@ _PRESETS: dict[str, Codec | Coding | Mapping[str, Codec | Coding | None]] = {
     "dpq-2bit": _dpq(d=4),
     "dpq-1bit": _dpq(d=8),
     "best-2bit": {ADALN: _shared(d=4, k=32), "*": _shared(d=4, k=512)},
-    "best-1.25bit": {ADALN: _shared(d=8, k=64), "*": _shared(d=8, k=1024)},
+    "best-1.25bit": {ADALN: _shared(d=8, k=128), "*": _shared(d=8, k=1024)},
     "best-1bit": {ADALN: _shared(d=8, k=64), "*": _shared(d=8, k=512)},
 }
 
