@@ -39,7 +39,8 @@ FASHION_ROWS = _fashion_rows()
 ABLATION_ROWS = (
     "dpq k-means", "dpq pool", "dpq pruned", "dpq ddpm", "dpq distil", "dpq distil e-step",
     "dpq distil revival", "dpq paper", "dpq latent", "vq distil", "vq paper", "vq latent",
-    "best distil", "best latent .01", "best latent", "best-1bit", "best fast latent",
+    "best distil", "best latent .01", "best latent", "best-1bit", "best pq adaln",
+    "best fast latent",
     "best lazy codes", "best guided", "best no features", "best revival",
 )  # fmt: skip
 

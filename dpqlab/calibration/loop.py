@@ -220,14 +220,16 @@ class _Run:
             self.distiller.step(self._batch(), share)
 
     def _move(self) -> None:
-        """Choose codes anew, or revive codewords, where that is due before the next step."""
+        """Revive codewords, and choose codes anew, where that is due before the next step."""
         e_step, revival = self.config.e_step, self.config.revival
+        # revived first: sub-vectors find them by their weights, which calibrated codewords no
+        # longer approximate; the E-step chooses by what layers put out, and mends that
+        if revival is not None and self.step and self._due(revival):
+            self.revived += revive_(self.distiller, revival.settings, self.generator)
         if e_step is not None and self._due(e_step):
             size = self.config.batch
             batches = [self._draw(self.training, size) for _ in range(e_step.batches)]
             reassign_(self.distiller, batches, e_step.settings)
-        if revival is not None and self.step and self._due(revival):
-            self.revived += revive_(self.distiller, revival.settings, self.generator)
 
     def _due(self, schedule: EStepSchedule | RevivalSchedule) -> bool:
         done = self.step / self.config.steps

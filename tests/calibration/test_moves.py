@@ -218,3 +218,24 @@ def test_revivals_come_when_they_are_due(compressed, teacher, config, data, seen
     assert [record.revived for record in records[4:]] == [0]
     assert records[2].changed > 0
     assert untouched(student)
+
+
+def test_what_is_revived_is_assigned_by_the_e_step_of_the_same_moment(
+    compressed, teacher, config, data, monkeypatch
+):
+    order: list[tuple[int, str]] = []
+
+    def watched(move: str, done: Callable[..., Any]) -> Callable[..., Any]:
+        def run(distiller: Distiller, *rest: Any) -> Any:
+            order.append((distiller.taken, move))
+            return done(distiller, *rest)
+
+        return run
+
+    for move, done in {"reassign_": reassign_, "revive_": revive_}.items():
+        monkeypatch.setattr(f"dpqlab.calibration.loop.{move}", watched(move, done))
+    e_step = EStepSchedule(every=2, until=0.5, batches=1, settings=QUICK)
+    revival = RevivalSchedule(every=2, until=0.5)
+    settings = replace(config, steps=4, every=2, e_step=e_step, revival=revival)
+    list(calibrate(compressed(VQ_KIND), teacher, data, settings))
+    assert order == [(0, "reassign_"), (2, "revive_"), (2, "reassign_")]

@@ -28,8 +28,8 @@ def test_a_longer_run_has_as_many_moves():
         assert config.e_step is not None
         assert config.revival is not None
         starts = range(0, int(config.e_step.until * config.steps) + 1, config.e_step.every)
-        assert len(starts) == 2
-        assert config.steps // config.revival.every == 2
+        assert len(starts) == 4
+        assert config.revival.every == config.e_step.every, "what is revived is assigned at once"
     assert lasting(BEST, 10) == replace(BEST, steps=10)
     assert lasting(PAPER, 1).e_step.every == 1  # pyright: ignore[reportOptionalMemberAccess]
 
