@@ -71,7 +71,7 @@ def test_plain_diffusers_computes_the_same():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fashion-dit", "fashion-dit-pq-2bit"])
+@pytest.mark.parametrize("name", ["fashion-dit", "fashion-dit-dpq-2bit"])
 def test_what_they_draw_is_recognised(name):
     pipeline = load_pipeline(name)
     request = SampleRequest(labels=tuple(range(10)) * 2, steps=20)
