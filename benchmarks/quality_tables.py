@@ -35,6 +35,9 @@ def _fashion_rows() -> dict[str, str]:
 # Titles of the rows of the suite "fashion" in the order of the table; others follow as recorded.
 FASHION_ROWS = _fashion_rows()
 
+# Checkpoints that others have replaced: their records stay, the tables leave them out.
+RETIRED = ("pq-2bit-calibrated", "pq-1bit-calibrated")
+
 # Rows of the suite "ablation" in the order of the table; others follow as they were recorded.
 ABLATION_ROWS = (
     "dpq k-means", "dpq pool", "dpq pruned", "dpq ddpm", "dpq distil", "dpq distil e-step",
@@ -69,9 +72,14 @@ def ordered(found: Iterable[str], first: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda row: order.get(row, len(order)))
 
 
+def _quality(folder: Path) -> dict[str, Record]:
+    found = measured_rows("fashion", folder)
+    return {row: measured for row, measured in found.items() if row not in RETIRED}
+
+
 def fashion_table(folder: Path = record.RESULTS) -> str:
     """Size and quality of every compressed form of the bundled model `fashion-dit`."""
-    found = measured_rows("fashion", folder)
+    found = _quality(folder)
     order = ordered(found, FASHION_ROWS)
     header = (
         "model", "true bits", "on disk", "smaller than fp32", "FCD-10k", "excess FCD",
@@ -223,10 +231,14 @@ def _kernel_distance(measured: Record | None) -> str:
 def rivals_table(folder: Path = record.RESULTS) -> str:
     """Other methods on the same model, with what ships here among them, the smallest last."""
     rivals = measured_rows("rivals", folder)
-    ours = measured_rows("fashion", folder) if rivals else {}
+    ours = _quality(folder) if rivals else {}
     shown = {row: r for row, r in ours.items() if row == "teacher" or row.endswith(CALIBRATED)}
     both = [(row, r) for row, r in rivals.items()]
-    both += [(f"**{FASHION_ROWS.get(row, row)}**", r) for row, r in shown.items()]
+    runs = measured_rows("calibration", folder, "held_out_loss") if rivals else {}
+    for row, r in shown.items():
+        run = runs.get(row.removesuffix(CALIBRATED))
+        time = {} if run is None else {"seconds_to_make": run["details"]["course"][-1]["seconds"]}
+        both.append((f"**{FASHION_ROWS.get(row, row)}**", r | {"details": r["details"] | time}))
     both.sort(key=lambda pair: -(pair[1]["details"].get("true_bits") or 0.0))
     header = ("method", "true bits", "tensors or files", "FCD-10k", "excess FCD", "PSNR",
               "agreement", "time to make")  # fmt: skip
