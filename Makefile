@@ -13,10 +13,11 @@ SETUP := $(PYTHON) tools/setup.py --venv $(VENV) $(if $(TORCH),--torch $(TORCH))
 SUITES ?= kmeans codecs demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench fmt lock clean
+.PHONY: help setup demo lab test test-slow test-notebooks test-browser check notebooks gallery \
+  wheelhouse bench fmt lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv and install into it
 	@$(SETUP)
@@ -28,11 +29,20 @@ $(STAMP): pyproject.toml requirements.lock tools/setup.py
 demo: $(STAMP) ## compress the bundled model and show the result
 	@$(BIN)/dpqlab demo
 
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	@$(BIN)/python -m tools.lab
+
 test: $(STAMP) ## the fast tests
 	@$(BIN)/python -m pytest
 
 test-slow: $(STAMP) ## the tests that take longer
 	@$(BIN)/python -m pytest -m "slow and not gpu and not browser"
+
+test-notebooks: $(STAMP) ## run every notebook from top to bottom
+	@$(BIN)/python -m pytest -m notebook tests/notebooks
+
+test-browser: $(STAMP) ## the views in JupyterLab in a headless Chromium, where there is one
+	@$(BIN)/python -m pytest -m browser tests/browser
 
 check: $(STAMP) ## format, lint, types, layers and the rules of the repository
 	@$(BIN)/python -m tools.check
@@ -40,6 +50,15 @@ check: $(STAMP) ## format, lint, types, layers and the rules of the repository
 bench: $(STAMP) ## run the benchmarks that suit a CPU (SUITES="fashion ..." picks others)
 	@for suite in $(SUITES); do $(BIN)/python -m benchmarks.$$suite || exit 1; done
 	@$(BIN)/python -m benchmarks.tables --write
+
+notebooks: $(STAMP) ## make the .ipynb anew from the .py beside them
+	@$(BIN)/python -m tools.notebooks --write
+
+gallery: $(STAMP) ## render the notebooks to out/gallery, pages without a server
+	@$(BIN)/python -m tools.gallery --pictures docs/gallery
+
+wheelhouse: $(STAMP) ## collect all that a room of machines needs to install without internet
+	@$(BIN)/python -m tools.wheelhouse
 
 fmt: $(STAMP) ## format, and mend what the linter can mend
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

@@ -21,6 +21,7 @@ CHECKS: dict[str, tuple[str, list[str]]] = {
     "types": ("basedpyright: types, strict in core and checkpoint", ["-m", "basedpyright"]),
     "layers": ("import-linter: imports point down", ["-c", LINT_IMPORTS]),
     "rules": ("repository: changelog, sizes, safe loading, paths", ["-m", "tools.rules"]),
+    "books": ("notebooks are in step with their sources", ["-m", "tools.notebooks", "--check"]),
     "tables": ("README tables equal the benchmark records", ["-m", "benchmarks.tables", "--check"]),
 }
 
