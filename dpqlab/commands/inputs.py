@@ -1,26 +1,16 @@
-"""What flows into the layers of a model while it draws images: no data is needed for it."""
+"""What flows into the layers of a model while it draws images, with a progress meter."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dpqlab.commands.terminal import Terminal
-from dpqlab.diffusion.sampling import SampleRequest, sample_steps
-from dpqlab.diffusion.schedules import make_scheduler
-from dpqlab.nn.activations import input_grams, input_moments
-
-IMAGES = 10
-STEPS = 10
-GUIDANCE = 1.5
-SEED = 30_000
-"""Added to the seed: no evaluation draws these images."""
+from dpqlab.diffusion.inputs import STEPS, input_steps, moments_request
 
 
-@torch.no_grad()
 def inputs_of(
     pipeline: Any, names: Iterable[str], terminal: Terminal, *, seed: int = 0, grams: bool = False
 ) -> dict[str, Tensor]:
@@ -44,18 +34,10 @@ def inputs_of(
     dict of name to float32 Tensor, on the CPU.
     """
     model = pipeline.transformer
-    classes = model.config.num_embeds_ada_norm
-    request = SampleRequest(
-        labels=tuple(i % classes for i in range(IMAGES)),
-        seed=SEED + seed,
-        steps=STEPS,
-        guidance=GUIDANCE,
-    )
-    gather = input_grams if grams else input_moments
-    with (
-        terminal.progress("Measuring the layers' inputs", STEPS) as meter,
-        gather(model, names) as means,
-    ):
-        for _ in sample_steps(model, make_scheduler("ddim"), request):
+    request = moments_request(model.config.num_embeds_ada_norm, seed)
+    inputs: dict[str, Tensor] = {}
+    with terminal.progress("Measuring the layers' inputs", STEPS) as meter:
+        for step in input_steps(model, names, request, grams=grams):
+            inputs = step.inputs or {}
             meter.advance()
-    return {name: mean.mean.float().cpu() for name, mean in means.items()}
+    return inputs

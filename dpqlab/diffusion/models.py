@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -120,18 +121,33 @@ def load_pipeline(
     return PixelDiTPipeline(transformer.eval(), _load_scheduler(folder))
 
 
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Keep diffusers from drawing a bar for a fraction of a second, in every notebook cell."""
+    from diffusers.utils import logging
+
+    wanted = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if wanted:
+            logging.enable_progress_bar()
+
+
 def _load_full(folder: Path, dtype: torch.dtype) -> nn.Module:
     from diffusers import DiTTransformer2DModel
 
     loader: Any = DiTTransformer2DModel.from_pretrained
     try:
-        transformer, info = loader(
-            folder / "transformer",
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with _without_progress_bar():
+            transformer, info = loader(
+                folder / "transformer",
+                torch_dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"{folder}: the full-precision transformer cannot be loaded ({error}); "
