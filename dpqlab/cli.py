@@ -27,6 +27,7 @@ COMMANDS = {
     "ablate": "run rows of the ablation: which part of the method earns what",
     "inspect": "say what a model stores, layer by layer, in bits",
     "sample": "draw images from one model, or from several with the same seed",
+    "trace": "record where a compressed model leaves its teacher, block by block, step by step",
     "evaluate": "measure how good and how true to its teacher a model is",
     "demo": "compress the bundled model now and write a report to look at",
     "doctor": "say what this machine can do, and what is missing",

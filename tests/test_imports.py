@@ -21,8 +21,10 @@ LAYERS = {
     "dpqlab.checkpoint": set(),
     "dpqlab.diffusion": set(),
     "dpqlab.calibration": set(),
+    "dpqlab.tracing": set(),
     "dpqlab.evaluation": {"scipy"},
     "dpqlab.viz": {"plotly", "PIL"},
+    "dpqlab.widgets": set(),
 }  # fmt: skip
 
 LOADED_BY_LAYER = """

@@ -1,6 +1,7 @@
 // One plotly figure. How plotly.js reaches the page is told in plot.py.
 
 const ARRIVES_WITHIN = 3000; // ms before a page without plotly.js asks for it
+const ASKS = 5; // times that a page asks for the figure of an empty plot
 const HOVER_PAUSE = 100; // ms between two hover messages
 
 const page = (globalThis.__dpqlabPlot ??= {});
@@ -172,6 +173,7 @@ function render({ model, el }) {
   let again = false;
   let gone = false;
   let hovered = 0;
+  let colour = "";
 
   const tell = (trait, point) => {
     model.set(trait, told(point));
@@ -193,6 +195,9 @@ function render({ model, el }) {
     busy = true;
     try {
       const Plotly = await plotly(model);
+      // before it is in the page it has no theme, and its text would stay in plotly's own colour
+      while (!figure.isConnected && !gone) await new Promise(requestAnimationFrame);
+      colour = ink(figure);
       while (again && !gone) {
         again = false;
         const { data = [], layout = {} } = structuredClone(model.get("spec"));
@@ -205,7 +210,7 @@ function render({ model, el }) {
           modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d"],
           modeBarButtonsToAdd: buttons(Plotly, model),
         };
-        await Plotly.react(figure, data, dressed(layout, height, ink(figure)), config);
+        await Plotly.react(figure, data, dressed(layout, height, colour), config);
         if (!cursor) {
           cursor = new Cursor(Plotly, figure);
           listen();
@@ -247,7 +252,6 @@ function render({ model, el }) {
     (await page.plotly).Plots.resize(figure);
   });
   resized.observe(figure);
-  let colour = ink(figure);
   const themes = new MutationObserver(() => {
     if (ink(figure) === colour) return;
     colour = ink(figure);
@@ -258,8 +262,15 @@ function render({ model, el }) {
     themes.observe(element, { attributes: true, attributeFilter: attributes });
 
   draw();
+  // an update sent right after the widget was made can be lost on its way
+  let asked = 0;
+  const empty = setInterval(() => {
+    if (model.get("spec").data?.length || asked++ === ASKS) clearInterval(empty);
+    else model.send({ kind: "spec" });
+  }, ARRIVES_WITHIN);
   return () => {
     gone = true;
+    clearInterval(empty);
     resized.disconnect();
     themes.disconnect();
     model.off("change:spec", draw);

@@ -105,9 +105,12 @@ class Plot(anywidget.AnyWidget):
         self.observe(lambda change: callback(change["new"]), names="hover")
 
     def _answer(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        """Send plotly.js to a page that has none."""
-        if isinstance(content, dict) and content.get("kind") == "plotly":
+        """Send a page what it misses: plotly.js, or the figure."""
+        wanted = content.get("kind") if isinstance(content, dict) else None
+        if wanted == "plotly":
             self.send({"kind": "plotly"}, buffers=[plotly_bundle()])
+        elif wanted == "spec" and self.spec.get("data"):
+            self.send_state("spec")
 
 
 def _spec(figure: go.Figure) -> dict[str, Any]:

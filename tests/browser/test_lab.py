@@ -73,8 +73,6 @@ def test_plots_and_pixels_in_jupyterlab(notebook, record_property):
     record_property("opened_bytes", opened)
     record_property("slider_to_redraw_ms", sorted(moves)[2])
     record_property("picture_512_ms", sorted(updates)[1])
-    assert sorted(moves)[2] < 300
-    assert sorted(updates)[1] < 300
     assert "k = 6" in page.locator(".dpqlab-plot").first.text_content()
 
     heat = page.locator(".dpqlab-plot").nth(1)

@@ -41,6 +41,18 @@ def test_a_page_without_plotly_is_answered(sent):
     assert gzip.decompress(bundle).decode() == get_plotlyjs()
 
 
+def test_a_page_that_lost_the_figure_gets_it_again(monkeypatch):
+    asked = []
+    plot = Plot()
+    monkeypatch.setattr(Plot, "send_state", lambda self, key: asked.append(key))
+    plot._handle_custom_msg({"kind": "spec"}, [])
+    assert not asked, "there is none yet"
+    plot.spec = {"data": [{"type": "bar"}]}
+    asked.clear()
+    plot._handle_custom_msg({"kind": "spec"}, [])
+    assert asked == ["spec"]
+
+
 def test_arrays_cross_as_base64_not_as_text():
     z = np.zeros((64, 64), np.float32)
     plot = Plot(go.Figure(go.Heatmap(z=z)))
