@@ -14,48 +14,84 @@ from a few images that the model draws itself. Writes ``pruning-PRESET.json``, a
     energy, weighted_energy   what weight_error and weighted_error are relative to
     records  points of the path: PruneRecord.to_dict, and its share
 
-Errors of the whole model at a budget are those of the pools, each counted by its energy. Five
+For the presets that still draw without calibration it also writes ``pruning-PRESET.npz``, a
+:class:`dpqlab.evaluation.pruning_runs.PruningRun`: the whole model at falling budgets, what it
+stores, what it misses, and the pictures that it draws.
+
+Errors of the whole model at a budget are those of the pools, each counted by its energy. Seven
 minutes a preset on one CPU core; two for the ragged paths alone (``--form ragged``).
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from dpqlab.commands.inputs import inputs_of
-from dpqlab.commands.paths import PoolPath, pool_paths
+import numpy as np
+import torch
+
+from dpqlab import __version__
 from dpqlab.commands.terminal import Terminal
-from dpqlab.core import PoolConfig, PoolForm
-from dpqlab.diffusion import load_pipeline
+from dpqlab.core import ModelLedger, PoolConfig, PoolForm
+from dpqlab.diffusion import SampleRequest, load_pipeline
+from dpqlab.diffusion.inputs import input_steps, moments_request
+from dpqlab.evaluation.pruning_measure import Seen, Sight, sight_of
+from dpqlab.evaluation.pruning_runs import PoolPoint, PruningRun, RunPoint
 from dpqlab.nn import compress_, kind_of, preset
+from dpqlab.nn.pool_paths import Budget, PoolPath, at_budget, path_steps, prune_to_
+from dpqlab.nn.surgery import ledger_of_model
 from dpqlab.nn.targets import targets_of
 
-PRESETS = ("dpq-4bit", "dpq-1bit")
+PRESETS = ("dpq-4bit", "dpq-3bit", "dpq-1bit")
+DRAWING = ("dpq-4bit", "dpq-3bit")  # fewer bits draw nothing before they are calibrated
 TEACHER = "fashion-dit"
+BUDGETS = (float("inf"), *(1 / n for n in (4, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64, 96, 128)))
+FITS = 1 + 1e-6  # a share as it is printed still is a budget
+REQUEST = SampleRequest(labels=tuple(range(10)), seed=0, steps=20, guidance=1.5)
 DIGITS = 6  # of errors in the file
-MOST_BYTES = 2_000_000
+MOST_BYTES = {".json": 2_000_000, ".npz": 1_000_000}
 
 
-def paths_of(
-    name: str, form: PoolForm, terminal: Terminal
-) -> tuple[list[PoolPath], PoolConfig, Any]:
-    """Compress with a preset's codec, and walk the paths of its pools; return the model too."""
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A model with the codebooks of k-means, its paths, and what the teacher draws."""
+
+    model: Any
+    paths: list[PoolPath]
+    config: PoolConfig
+    sight: Sight | None
+
+
+def make(name: str, form: PoolForm, terminal: Terminal) -> Made:
+    """Compress with a preset's codec, and walk the paths of its pools."""
     plan = preset(name)
     own = next(rule.pool for rule in plan.rules if rule.pool is not None)
     config = replace(own, form=form)
     bare = replace(plan, rules=tuple(replace(rule, pool=None) for rule in plan.rules))
-    pipeline = load_pipeline(TEACHER)
-    model = pipeline.transformer
+    model: Any = load_pipeline(TEACHER).transformer
     weights = {target.name: target.linear.weight.detach() for target in targets_of(model, bare)}
-    inputs = inputs_of(pipeline, weights, terminal, grams=True)
+    request = moments_request(model.config.num_embeds_ada_norm)
+    inputs: dict[str, torch.Tensor] = {}
+    with terminal.progress("Measuring the layers' inputs", request.steps) as meter:
+        for watched in input_steps(model, weights, request, grams=True):
+            inputs = watched.inputs or {}
+            meter.advance()
+    sight = sight_of(model, REQUEST) if name in DRAWING else None
     compress_(model, bare)
+    paths: list[PoolPath] = []
     with terminal.progress(f"Pruning {name}", 1) as meter:
-        return pool_paths(model, weights, inputs, config, meter, seed=0), config, model
+        done = 0.0
+        for step in path_steps(model, weights, inputs, config):
+            meter.advance(step.done - done, f"{step.name}, {step.codewords:,} codewords")
+            done = step.done
+            if step.path is not None:
+                paths.append(step.path)
+    return Made(model=model, paths=paths, config=config, sight=sight)
 
 
 def pool_to_dict(path: PoolPath, config: PoolConfig, model: Any) -> dict[str, Any]:
@@ -63,11 +99,8 @@ def pool_to_dict(path: PoolPath, config: PoolConfig, model: Any) -> dict[str, An
     layers = [model.get_submodule(name) for name in path.names]
     pruning = {name: value for name, value in config.to_dict().items() if name != "budget"}
     records = [
-        {
-            name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-            for name, value in (record.to_dict() | {"share": record.share}).items()
-        }
-        for record in path.records
+        {name: _short(value) for name, value in record.items()}
+        for record in path.to_dict()["records"]
     ]
     return {
         "pool": kind_of(path.names[0]),
@@ -81,17 +114,105 @@ def pool_to_dict(path: PoolPath, config: PoolConfig, model: Any) -> dict[str, An
     }
 
 
-def write(out: Path, name: str, form: PoolForm, terminal: Terminal) -> Path:
-    """Write the file of a preset."""
-    paths, config, model = paths_of(name, form, terminal)
-    text = json.dumps([pool_to_dict(path, config, model) for path in paths], indent=1) + "\n"
-    if len(text) > MOST_BYTES:
-        raise RuntimeError(f"{name}: {len(text)} bytes, more than {MOST_BYTES} may ship")
+def _short(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def points_of(made: Made, terminal: Terminal) -> Iterator[tuple[RunPoint, np.ndarray]]:
+    """Prune the model to every budget that is met otherwise than the one before; let it draw."""
+    assert made.sight is not None
+    whole = ledger_of_model(made.model)
+    before: list[int] = []
+    with terminal.progress("Drawing", len(BUDGETS)) as meter:
+        for limit in BUDGETS:
+            meter.advance(note="all codewords" if limit > 1 else f"budget {limit:.3g}")
+            budget = at_budget(made.paths, whole, limit * FITS)
+            chosen = [id(path.at(limit * FITS)) for path in made.paths]
+            if budget is None or chosen == before:
+                continue
+            before = chosen
+            prune_to_(made.model, made.paths, limit * FITS)
+            seen = made.sight.of(made.model)
+            limited = replace(budget, budget=limit)
+            yield point_of(limited, made.paths, ledger_of_model(made.model), seen), seen.images
+
+
+def point_of(
+    budget: Budget, paths: Sequence[PoolPath], ledger: ModelLedger, seen: Seen
+) -> RunPoint:
+    """Return the record of a pruned model; its ledger has the bits."""
+    parts = {
+        part: sum(getattr(layer, part) for layer in ledger.layers)
+        for part in ("codes", "table", "pool", "scale", "bias")
+    }
+    assert abs(budget.true_bits - ledger.true_bits_per_weight) < 1e-9
+    pools: list[PoolPoint] = []
+    for path in paths:
+        record = path.at(budget.budget * FITS)
+        assert record is not None
+        pools.append(
+            PoolPoint(
+                kind=kind_of(path.names[0]),
+                form=record.form,
+                codewords=record.codewords,
+                share=_short(record.share),
+                weighted_error=_short(record.weighted_error),
+            )
+        )
+    return RunPoint(
+        budget=None if budget.budget == float("inf") else budget.budget,
+        share=_short(budget.share),
+        codewords=budget.codewords,
+        parts=parts | {"kept": sum(tensor.bits for tensor in ledger.kept)},
+        true_bits=_short(ledger.true_bits_per_weight),
+        stored_bytes=ledger.stored_bytes,
+        weight_error=_short(budget.weight_error),
+        weighted_error=_short(budget.weighted_error),
+        noise_error=_short(seen.noise_error),
+        image_error=_short(seen.image_error),
+        pools=tuple(pools),
+    )
+
+
+def run_of(name: str, made: Made, terminal: Terminal) -> PruningRun:
+    """Measure the model along its paths."""
+    assert made.sight is not None
+    points, samples = zip(*points_of(made, terminal), strict=True)
+    pruning = {key: value for key, value in made.config.to_dict().items() if key != "budget"}
+    return PruningRun(
+        name=name,
+        points=points,
+        samples=np.stack(samples),
+        teacher=made.sight.images,
+        labels=REQUEST.labels,
+        about={
+            "source": TEACHER,
+            "pruning": pruning,
+            "seed": REQUEST.seed,
+            "steps": REQUEST.steps,
+            "guidance": REQUEST.guidance,
+            "date": dt.datetime.now(dt.UTC).date().isoformat(),
+            "versions": {"dpqlab": __version__, "torch": str(torch.__version__)},
+        },
+    )
+
+
+def write(out: Path, name: str, form: PoolForm, terminal: Terminal) -> list[Path]:
+    """Write the files of a preset."""
+    made = make(name, form, terminal)
+    pools = [pool_to_dict(path, made.config, made.model) for path in made.paths]
     out.mkdir(parents=True, exist_ok=True)
-    file = out / f"pruning-{name}.json"
-    file.write_text(text, encoding="utf-8", newline="\n")
-    terminal.say(f"{file}: {len(paths)} pools, {len(text) / 1e3:.0f} kB")
-    return file
+    files = [out / f"pruning-{name}.json"]
+    files[0].write_text(json.dumps(pools, indent=1) + "\n", encoding="utf-8", newline="\n")
+    if made.sight is not None:
+        files.append(out / f"pruning-{name}.npz")
+        run_of(name, made, terminal).save(files[1])
+    for file in files:
+        size = file.stat().st_size
+        if size > MOST_BYTES[file.suffix]:
+            raise RuntimeError(f"{file}: {size} bytes, more than {MOST_BYTES[file.suffix]}")
+        terminal.say(f"{file}: {len(made.paths)} pools, {size / 1e3:.0f} kB")
+    return files
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

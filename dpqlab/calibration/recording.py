@@ -13,9 +13,14 @@ from typing import Any
 import numpy as np
 
 from dpqlab.calibration.loop import CalibrationRecord
+from dpqlab.checkpoint import read_config
 from dpqlab.checkpoint.atomic import replace_file
-from dpqlab.errors import CheckpointError
+from dpqlab.diffusion.models import ASSETS
+from dpqlab.errors import CheckpointError, ConfigError
 
+RUNS = ASSETS / "fashion-dit-runs"
+TEACHER = "teacher"
+"""Name of the recording that holds no course, only what the teacher draws from the same seeds."""
 _NAMES = {"about", "strips", "strip_steps"}
 
 
@@ -42,6 +47,16 @@ class Recording:
     strips: np.ndarray
     strip_steps: tuple[int, ...]
     config: dict[str, Any]
+
+    @property
+    def true_bits(self) -> float:
+        """Bits per weight of what was calibrated, everything included."""
+        return self.records[-1].true_bits
+
+    def strip_at(self, step: int) -> np.ndarray:
+        """Return the latest strip (N, C, H, W) drawn up to ``step``; the first one before that."""
+        drawn = sum(at <= step for at in self.strip_steps)
+        return self.strips[max(0, drawn - 1)]
 
     def save(self, path: Path) -> None:
         """Write a compressed npz without pickled objects."""
@@ -85,6 +100,56 @@ class Recording:
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"{path} cannot be read as a recording: {error}") from None
+
+
+def bundled_recordings(folder: Path = RUNS) -> tuple[Recording, ...]:
+    """Load every recorded calibration that ships with dpqlab, the fewest true bits first.
+
+    Raises
+    ------
+    CheckpointError
+        If a file there is something else.
+    """
+    found = [Recording.load(path) for path in sorted(folder.glob("*.npz")) if _is_recording(path)]
+    return tuple(sorted((r for r in found if r.records), key=lambda r: (r.true_bits, r.name)))
+
+
+def bundled_recording(name: str, folder: Path = RUNS) -> Recording:
+    """Load one of :func:`bundled_recordings` by the name of its preset, or ``"teacher"``.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name; the message lists those there are.
+    """
+    path = folder / f"{name}.npz"
+    known = [found.stem for found in sorted(folder.glob("*.npz")) if _is_recording(found)]
+    if path.stem not in known:
+        raise ConfigError(
+            f"no recorded calibration {name!r}: expected one of {', '.join(known) or '(none here)'}"
+        )
+    return Recording.load(path)
+
+
+def recorded_on(name: str) -> str:
+    """Return the device that a recorded run took place on, from the model that came of it.
+
+    Empty if that model does not ship with dpqlab, or does not say.
+    """
+    try:
+        provenance = read_config(ASSETS / f"fashion-dit-{name}").quantization.provenance
+    except CheckpointError:
+        return ""
+    return str(provenance.get("calibration_device", ""))
+
+
+def _is_recording(path: Path) -> bool:
+    """Whether a file has the parts of a recording: other runs are kept beside them."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {name.removesuffix(".npy") for name in file.namelist()} == _NAMES
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _records(values: Sequence[dict[str, Any]]) -> tuple[CalibrationRecord, ...]:

@@ -1,0 +1,194 @@
+"""Remove codewords and draw, in a thread: the part of the importance view with pictures."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+
+import ipywidgets as widgets
+import numpy as np
+from torch import nn
+
+from dpqlab.diffusion.sampling import SampleRequest
+from dpqlab.evaluation.codewords import CodewordStudy
+from dpqlab.evaluation.removal_pictures import (
+    RemovalPicture,
+    RemovalTask,
+    picture_difference,
+    removal_pictures,
+)
+from dpqlab.viz.importance import MEASURE_NAMES
+from dpqlab.viz.pruning_path import sample_rows
+from dpqlab.widgets.job import Job
+from dpqlab.widgets.plot import Plot
+
+REQUEST = SampleRequest(labels=(0, 1, 3, 5, 7, 8), seed=0, steps=20, guidance=1.5)
+TEACHER, ALL, LEFT = "teacher", "all codewords", "removed"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Removing:
+    """What is asked for: a model, its pools, and what to remove of them.
+
+    ``pools`` is called in the thread: it may take a while to make each of them.
+    """
+
+    model: nn.Module
+    pools: Callable[[], Iterable[CodewordStudy]]
+    task: RemovalTask
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """One more record of a row of pictures; or, with ``made``, a pool that is ready."""
+
+    row: str
+    total: int
+    picture: RemovalPicture | None
+    made: str = ""
+
+
+class RemovalRun:
+    """Buttons Remove and draw, Stop; what it says; and rows of pictures.
+
+    Parameters
+    ----------
+    ask
+        Called when a run begins: what to do.
+
+    Attributes
+    ----------
+    rows
+        Pictures by row, uint8 (N, C, H, W): the teacher's, those with all codewords of the pools,
+        and those without the removed ones.
+    plot
+        The pictures.
+    panel
+        Buttons and words.
+    """
+
+    def __init__(self, ask: Callable[[], Removing], request: SampleRequest = REQUEST) -> None:
+        self._ask = ask
+        self.request = request
+        self.rows: dict[str, np.ndarray] = {}
+        self._drawn: dict[tuple[str, ...], np.ndarray] = {}
+        self._now: Removing | None = None
+        self._removed = self._total = 0
+        self.job: Job[Drawn] = Job(
+            self._steps, on_records=self._arrived, on_end=self._ended, rate=3.0
+        )
+        self.run_button = widgets.Button(
+            description="Remove and draw",
+            tooltip="Remove the least important codewords, and draw with what is left",
+            icon="play",
+            layout=widgets.Layout(width="auto"),
+        )
+        self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self.words = widgets.HTML()
+        self.plot = Plot(label="no pictures yet")
+        self.plot.layout.display = "none"
+        self.run_button.on_click(lambda _button: self.start())
+        self.stop_button.on_click(lambda _button: self.stop())
+        self.panel = widgets.Box(
+            (self.run_button, self.stop_button, self.words),
+            layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
+        )
+
+    def start(self) -> bool:
+        """Begin; False, and nothing happens, while a run is going on."""
+        if self.job.running:
+            return False
+        self._now = self._ask()
+        self.rows.pop(LEFT, None)
+        self._enable(running=True)
+        self._tell("Measuring the pools.")
+        return self.job.start()
+
+    def stop(self) -> None:
+        """Ask the run to end; what was drawn so far stays."""
+        if self.job.running:
+            self.job.stop()
+            self.stop_button.disabled = True
+            self._tell("Stopping after the step that is under way.")
+
+    def _steps(self) -> Generator[Drawn, None, None]:
+        assert self._now is not None
+        model, task = self._now.model, self._now.task
+        everything = RemovalTask(
+            measure=task.measure, manner="at once", share=0.0, request=task.request
+        )
+        if task.request != self.request:
+            self._drawn.clear()
+        yield from self._row(TEACHER, (), model, everything)
+        studies: list[CodewordStudy] = []
+        for study in self._now.pools():
+            studies.append(study)
+            yield Drawn(row=TEACHER, total=0, picture=None, made=study.kind)
+        yield from self._row(ALL, studies, model, everything)
+        total = sum(len(study.scope) for study in studies)
+        for picture in removal_pictures(model, studies, task):
+            yield Drawn(row=LEFT, total=total, picture=picture)
+
+    def _row(
+        self, row: str, studies: Sequence[CodewordStudy], model: nn.Module, task: RemovalTask
+    ) -> Generator[Drawn, None, None]:
+        """Draw a row that stays the same whatever is removed, once."""
+        key = tuple(study.kind for study in studies)
+        total = sum(len(study.scope) for study in studies)
+        if key not in self._drawn:
+            for picture in removal_pictures(model, studies, task):
+                yield Drawn(row=row, total=total, picture=picture)
+                if picture.done == 1 and picture.images is not None:
+                    self._drawn[key] = picture.images
+        self.rows[row] = self._drawn[key]
+        yield Drawn(row=row, total=total, picture=None)
+
+    def _arrived(self, records: list[Drawn]) -> None:
+        last = records[-1]
+        picture = last.picture
+        if last.row == LEFT and picture is not None:
+            self._removed, self._total = picture.removed, last.total
+        if picture is not None and picture.images is not None:
+            self.rows[last.row] = picture.images
+        if last.made and not self.job.stopping:
+            self._tell(f"Making codebooks: those of {last.made} are ready.")
+        if picture is not None and not self.job.stopping:
+            what = "Removing codewords" if picture.stage == "remove" else f"Drawing: {last.row}"
+            self._tell(f"{what}, {picture.done:.0%}, about {picture.left:.0f} s left.")
+        self._show()
+
+    def _ended(self, job: Job[Drawn]) -> None:
+        self._enable(running=False)
+        if job.error:
+            self._tell(f"⚠ {job.error}")
+        elif job.status == "stopped":
+            self._tell("Stopped; what was drawn so far is not finished.")
+        else:
+            self._tell(self.sentence())
+        self._show()
+
+    def sentence(self) -> str:
+        """Say what was removed, and how far the pictures are from the teacher's."""
+        if LEFT not in self.rows or self._now is None:
+            return ""
+        task = self._now.task
+        off = [picture_difference(self.rows[row], self.rows[TEACHER]) for row in (ALL, LEFT)]
+        return (
+            f"{self._removed:,} of {self._total:,} codewords removed by "
+            f"{MEASURE_NAMES[task.measure]}, {task.manner}. Mean squared difference from the "
+            "teacher's pictures (white = 1): "
+            f"{off[1]:.4f}; {off[0]:.4f} with all codewords."
+        )
+
+    def _show(self) -> None:
+        rows = {row: self.rows[row] for row in (TEACHER, ALL, LEFT) if row in self.rows}
+        if rows:
+            self.plot.layout.display = ""
+            self.plot.update(sample_rows(rows), label=f"pictures: {', '.join(rows)}")
+
+    def _enable(self, *, running: bool) -> None:
+        self.run_button.disabled, self.stop_button.disabled = running, not running
+
+    def _tell(self, text: str) -> None:
+        self.words.value = f'<span role="status">{html.escape(text)}</span>'

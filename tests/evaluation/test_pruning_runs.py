@@ -1,0 +1,200 @@
+"""Recorded pruning runs: they come back as they were saved, and nothing else is believed."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dpqlab.errors import CheckpointError, ConfigError
+from dpqlab.evaluation.codewords import Removal
+from dpqlab.evaluation.pruning_runs import (
+    ERRORS,
+    PARTS,
+    PoolPoint,
+    PruningRun,
+    RunPoint,
+    bundled_run,
+    bundled_runs,
+    equal_bits,
+    front,
+)
+from dpqlab.evaluation.removal_records import PoolRemovals, RemovalRecords, bundled_removals
+
+
+def point(bits, error, budget=None):
+    pools = (PoolPoint(kind="ff", form="ragged", codewords=9, share=0.1, weighted_error=error),)
+    return RunPoint(
+        budget=budget,
+        share=0.1,
+        codewords=9,
+        parts=dict.fromkeys(PARTS, 800),
+        true_bits=bits,
+        stored_bytes=600,
+        weight_error=error,
+        weighted_error=error,
+        noise_error=error,
+        image_error=error,
+        pools=pools,
+    )
+
+
+@pytest.fixture
+def run():
+    return PruningRun(
+        name="tiny",
+        points=(point(4.0, 0.1), point(3.0, 0.2, 0.25)),
+        samples=np.arange(2 * 3 * 16, dtype=np.uint8).reshape(2, 3, 1, 4, 4),
+        teacher=np.zeros((3, 1, 4, 4), dtype=np.uint8),
+        labels=(0, 1, 2),
+        about={"source": "x"},
+    )
+
+
+def test_a_run_comes_back_as_it_was_saved(run, tmp_path):
+    run.save(tmp_path / "run.npz")
+    back = PruningRun.load(tmp_path / "run.npz")
+    assert (back.name, back.points, back.labels, back.about) == (
+        run.name,
+        run.points,
+        run.labels,
+        run.about,
+    )
+    assert np.array_equal(back.samples, run.samples)
+    assert np.array_equal(back.teacher, run.teacher)
+
+
+def test_the_front_is_what_nobody_beats():
+    points = [point(4, 0.1), point(3, 0.3), point(2, 0.2), point(2, 0.4), point(1, 0.9)]
+    assert front(points, "noise_error") == (0, 2, 4)
+    with pytest.raises(ConfigError, match="unknown error"):
+        front(points, "bytes")
+
+
+def test_pairs_have_equal_bits(run):
+    other = replace(run, points=(point(4.07, 0.5), point(2.95, 0.6)))
+    bits = [(p.true_bits, q.true_bits) for p, q in equal_bits(run, other)]
+    assert bits == [(4.0, 4.07), (3.0, 2.95)]
+    assert equal_bits(run, other, within=0.01) == ()
+
+
+def rewritten(run, path, change):
+    """Save a run whose description was changed."""
+    run.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(arrays["about"].tobytes())
+    change(about, arrays)
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path.write_bytes(buffer.getvalue())
+
+
+CHANGES = {
+    "a missing key": lambda about, arrays: about["points"][0].pop("share"),
+    "an unknown key": lambda about, arrays: about["points"][0].update(extra=1),
+    "another part": lambda about, arrays: about["points"][0]["parts"].update(gold=1),
+    "a negative error": lambda about, arrays: about["points"][1].update(noise_error=-1),
+    "no number": lambda about, arrays: about["points"][1].update(true_bits="4"),
+    "NaN": lambda about, arrays: about["points"][1].update(true_bits=float("nan")),
+    "a truth as a count": lambda about, arrays: about["points"][1].update(codewords=True),
+    "no points": lambda about, arrays: about.update(points=[]),
+    "points as text": lambda about, arrays: about.update(points="none"),
+    "too few labels": lambda about, arrays: about.update(labels=[1]),
+    "floats as pictures": lambda about, arrays: arrays.update(teacher=np.zeros((3, 1, 4, 4))),
+    "too few pictures": lambda about, arrays: arrays.update(samples=arrays["samples"][:1]),
+    "another array": lambda about, arrays: arrays.update(more=np.zeros(1)),
+    "objects": lambda about, arrays: arrays.update(samples=np.array([{}, {}], dtype=object)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_changed_is_refused(name, run, tmp_path):
+    rewritten(run, tmp_path / "run.npz", CHANGES[name])
+    with pytest.raises(CheckpointError, match="cannot be read as a pruning run"):
+        PruningRun.load(tmp_path / "run.npz")
+
+
+def test_damaged_and_huge_files_are_refused(run, tmp_path):
+    path = tmp_path / "run.npz"
+    run.save(path)
+    data = path.read_bytes()
+    for bad in (b"", b"PK", data[: len(data) // 2], b"\x93NUMPY" + data):
+        path.write_bytes(bad)
+        with pytest.raises(CheckpointError):
+            PruningRun.load(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("samples.npy", bytes(9_000_000))
+    with pytest.raises(CheckpointError, match="unpacks to"):
+        PruningRun.load(path)
+    with pytest.raises(CheckpointError):
+        PruningRun.load(tmp_path / "nothing.npz")
+
+
+def test_pictures_must_fit_the_points(run):
+    with pytest.raises(ConfigError, match="do not fit"):
+        replace(run, labels=(0,))
+
+
+def test_the_runs_that_ship_can_be_loaded():
+    names = bundled_runs()
+    assert names[0] == "dpq-4bit"
+    for name in names:
+        run = bundled_run(name)
+        assert run.name == name
+        for error in ERRORS:
+            assert len(front(run.points, error)) >= 2
+    with pytest.raises(ConfigError, match="no pruning run is called 'x': expected one of dpq-4bit"):
+        bundled_run("x")
+
+
+REMOVAL = Removal(
+    measure="usage",
+    manner="at once",
+    removed=3,
+    share=0.1,
+    predicted=0.01,
+    felt=-0.001,
+    output_error=0.2,
+)
+REMOVALS = RemovalRecords(
+    preset="tiny",
+    pools=(PoolRemovals(kind="ff", codewords=30, output_error=0.1, removals=(REMOVAL,)),),
+    about={},
+)
+
+
+def test_removals_come_back_or_are_refused(tmp_path):
+    path = tmp_path / "removals.json"
+    REMOVALS.save(path)
+    assert RemovalRecords.load(path) == REMOVALS
+    assert REMOVALS.of("ff") is REMOVALS.pools[0]
+    assert REMOVALS.of("attn") is None
+    text = path.read_text()
+    for old, new in (
+        ('"usage"', '"luck"'),
+        ('"at once"', '"later"'),
+        ("0.2", "-0.2"),
+        ("0.2", '"0.2"'),
+        ('"felt"', '"left"'),
+        ("{", "["),
+    ):
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(CheckpointError, match="cannot be read as removals"):
+            RemovalRecords.load(path)
+
+
+def test_the_removals_that_ship():
+    assert bundled_removals("no-such") is None
+    found = bundled_removals("dpq-4bit")
+    assert found is not None
+    assert len(found.pools) == 4
+    for pool in found.pools:
+        by = {(r.measure, r.manner, r.share): r for r in pool.removals}
+        assert len(by) == len(pool.removals) == 54
+        assert all(r.output_error >= 0.5 * pool.output_error for r in pool.removals)

@@ -1,0 +1,191 @@
+"""The importance view on a tiny model: its logic, without a browser."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from dpqlab.diffusion import SampleRequest
+from dpqlab.diffusion.pipeline import PixelDiTPipeline
+from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.errors import ConfigError
+from dpqlab.evaluation.codewords import MEASURES, race_steps
+from dpqlab.evaluation.removal_records import bundled_removals
+from dpqlab.widgets import CodebookImportance
+from dpqlab.widgets import importance as importance_module
+from tests.tiny import tiny_dit
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source") / "tiny"
+    PixelDiTPipeline(tiny_dit(), make_scheduler()).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def view(source, one_thread):
+    made = CodebookImportance(source=source, preset_name="dpq-4bit")
+    made.removal.request = SampleRequest(labels=(0, 1), steps=2)
+    yield made
+    made.close()
+
+
+def test_a_click_shows_another_codeword(view):
+    assert view.widget
+    best = view.use
+    assert best.rank["usage"] == 1 or best.scope == 0
+    view.plot.click = {"customdata": 5, "at": 1}
+    assert view.use.entry == view.state.codeword == 5
+    assert view.sentence().startswith("Codeword 5 = (")
+    assert "used by" in view.use_plot.label
+    view.plot.click = {"customdata": None, "at": 2}
+    assert view.use.entry == 5
+
+
+def test_another_position_has_codewords_of_its_own(view):
+    assert view.widget
+    before = view.plot.spec
+    view.state.scope = 3
+    assert view.plot.spec != before
+    assert view.use.scope == 3
+    assert set(view.data()["codeword"]) == {
+        i for i, s in enumerate(view.study.scope.tolist()) if s == 3
+    }
+    assert view._scope_control.max == 15
+    view.state.scope = 999  # as a saved state of a wider layer has it
+    assert view.scope == 15
+
+
+def test_what_is_marked_is_what_a_measure_calls_least_important(view):
+    assert view.widget
+    view.state.set({"share": 0.5, "measure": "removal"})
+    total = len(view.study.scope)
+    assert int(view.gone.sum()) == view.count == round(0.5 * total)
+    worth = view.study.worth["removal"]
+    assert worth[view.gone].max() <= worth[~view.gone].max()
+    assert view._count.value == f"{view.count:,} of {total:,} codewords"
+    assert "removal cost calls least important" in view.sentence()
+    data = view.data()
+    assert {len(column) for column in data.values()} == {len(data["codeword"])}
+    assert {"value_0", "value_1", *MEASURES, "removed"} < data.keys()
+
+
+def test_the_answer_is_hidden_until_it_is_revealed(view):
+    assert view.widget
+    assert view.answer_plot.layout.display == "none"
+    view._removals["attn1.to_q"] = tuple(race_steps(view.study, shares=(0.2, 0.5)))
+    view._reveal.value = True
+    assert view.answer_plot.layout.display == ""
+    said = view.sentence()
+    assert "Held-out output error with 20% removed: at once " in said
+    order = re.findall(r"(?:usage|weighted usage|removal cost) (\d\.\d+)", said.split("at once")[1])
+    assert order[:3] == sorted(order[:3])
+    assert len(view.answer().data) == 6
+    view.state.answer = "promise"
+    assert len(view.answer().data) == 4
+
+
+def test_what_nobody_recorded_is_measured_here(view, monkeypatch):
+    monkeypatch.setattr(
+        importance_module, "race_steps", lambda study: race_steps(study, (0.3,), ("at once",))
+    )
+    assert view.widget
+    with pytest.raises(ConfigError, match="press Measure"):
+        view.answer()
+    view._race_button.click()
+    assert view.race.wait(30)
+    assert view.race.error == ""
+    assert view.state.revealed
+    assert len(view.removals) == 3
+    assert len(view.answer_plot.spec["data"]) == 3
+    assert view._race_button.description == "Measure here"
+
+
+def test_other_layers_are_measured_beside_the_kernel(view):
+    assert view.widget
+    view._kind.value = "ff.net.2"
+    assert view._opener.wait(60)
+    assert view._opener.error == ""
+    assert view.state.kind == "ff.net.2"
+    assert view.study.names[0].endswith("0.ff.net.2")
+    assert "Codeword" in view.sentence()
+    view._kind.value = "attn1.to_q"
+    assert view.state.kind == "attn1.to_q"
+    with pytest.raises(ConfigError, match="no kind 'x'"):
+        view.state.set({"kind": "x"})
+
+
+def test_pictures_are_drawn_without_the_least_important(view):
+    assert view.widget
+    view.state.set({"share": 0.9, "measure": "usage"})
+    view.removal.run_button.click()
+    assert not view.removal.start()
+    assert view.removal.job.wait(60)
+    assert view.removal.job.error == ""
+    assert list(view.removal.rows) == ["teacher", "all codewords", "removed"]
+    shapes = {images.shape for images in view.removal.rows.values()}
+    assert shapes == {(2, 1, 8, 8)}
+    assert f"{view.count:,} of" in view.removal.words.value
+    assert view.removal.plot.layout.display == ""
+    view.state.set({"share": 0.0})
+    view.removal.start()
+    assert view.removal.job.wait(60)
+    assert (view.removal.rows["removed"] == view.removal.rows["all codewords"]).all()
+
+
+def test_all_pools_can_lose_their_least(view):
+    view.state.set({"pools": "all kinds", "share": 0.9, "manner": "in rounds"})
+    assert view.removal.start()
+    assert view.removal.job.wait(60)
+    assert view.removal.job.error == ""
+    assert len(view._studies) == 7
+    total = sum(len(study.scope) for study in view._studies.values())
+    assert f"of {total:,} codewords removed by usage, in rounds" in view.removal.words.value
+
+
+def test_a_run_that_is_stopped_says_so(view):
+    view.removal.request = SampleRequest(labels=(0, 1), steps=500)
+    assert view.removal.start()
+    view.removal.stop()
+    assert view.removal.job.wait(30)
+    assert view.removal.job.status == "stopped"
+    assert "Stopped" in view.removal.words.value
+    assert view.removal.sentence() == ""
+
+
+def test_the_state_comes_back(view):
+    view.state.set({"scope": 4, "codeword": -1, "measure": "weighted", "share": 0.35})
+    text = view.state.to_json()
+    view.state.reset()
+    assert view.state.scope == 0
+    view.state.from_json(text)
+    assert (view.state.scope, view.state.share) == (4, 0.35)
+
+
+def test_the_code_makes_what_is_on_screen(view):
+    view.state.set({"scope": 2, "share": 0.4, "measure": "removal"})
+    scope: dict[str, object] = {}
+    exec(view.code(), scope)
+    assert scope["figure"] == view.figure()
+
+
+def test_the_removals_that_ship_answer_the_notebooks_questions():
+    """What the prose says of the bundled model holds in the records."""
+    records = bundled_removals("dpq-4bit")
+    assert records is not None
+    pool = records.of("attn1.to_q")
+    assert pool is not None
+    by = {(r.manner, r.measure, round(r.share, 2)): r for r in pool.removals}
+    few = {m: by["at once", m, 0.2].output_error for m in MEASURES}
+    many = {m: by["at once", m, 0.7].output_error for m in MEASURES}
+    assert min(few, key=few.__getitem__) == "removal"
+    assert min(many, key=many.__getitem__) == "usage"
+    for share in (0.2, 0.5, 0.7):
+        rounds = {m: by["in rounds", m, share].output_error for m in MEASURES}
+        assert rounds["removal"] < rounds["weighted"] < rounds["usage"]
+    assert rounds["usage"] < many["usage"]
+    half = by["at once", "removal", 0.5]
+    assert half.predicted is not None
+    assert half.felt > 10 * half.predicted
