@@ -2,6 +2,7 @@
 
     python -m benchmarks.vq_vs_pq [--parts sizes pairs] [--wide FOLDER] [--quick]
     python -m benchmarks.vq_vs_pq --calibrate 2500 [--wide FOLDER] [--share 0/2]
+    python -m benchmarks.vq_vs_pq --export dpqlab/assets/fashion-dit-runs/vq-vs-pq.json
 
 Before calibration, by the relative squared error of the weights. ``sizes``: a block of the bundled
 model with VQ of 16 to 65,536 codewords, a codebook each layer, each kind of layer, or the model.
@@ -12,6 +13,8 @@ k-means at 4096), and searched for on a seeded draw of rows. About thirteen minu
 
 With ``--calibrate`` the students of a few such pairs are calibrated for so many steps, with codes
 fixed and with codes moving, and judged as ``benchmarks.fashion`` does: a minute each on one H100.
+
+``--export`` measures nothing: it writes what the notebooks draw of the records.
 """
 
 from __future__ import annotations
@@ -29,13 +32,14 @@ from torch import Tensor, nn
 
 from benchmarks.ablation import student_of
 from benchmarks.fashion import TEACHER, Judge, sampler_of
-from benchmarks.record import RESULTS, append, make_record
+from benchmarks.record import RESULTS, append, make_record, read
 from dpqlab.calibration.ablation import AblationRow
 from dpqlab.calibration.presets import BEST, DISTILLED, lasting
 from dpqlab.core import CodebookCodec, Pool, decode, encode, fit_pool, relative_error, split
 from dpqlab.core.codecs import RESERVOIR
 from dpqlab.core.kmeans import KMeansConfig, KMeansResult, inertia_of
 from dpqlab.diffusion import load_pipeline
+from dpqlab.evaluation.codec_contest import contest_of
 from dpqlab.evaluation.config import EvaluationConfig
 from dpqlab.evaluation.evaluator import draw_teacher_steps, last_of
 from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
@@ -514,7 +518,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
     parser.add_argument("--share", default="0/1", help="I/N: every Nth student only, from the Ith")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="of the records, for figures")
     args = parser.parse_args()
+    if args.export is not None:
+        contest_of(read(SUITE, args.results)).save(args.export)
+        return
     folders: list[str | Path] = [TEACHER] if args.wide is None else [TEACHER, args.wide]
     if args.wide is None:
         print("no --wide FOLDER: the wider model is skipped")

@@ -38,8 +38,8 @@ class LiveConfig:
 
     Measured on ten images of fixed seeds, 10 sampling steps: 40 training steps of ``vq-2bit`` take
     the PSNR to the teacher's images from 10.9 to 19.7 dB, and the classifier's agreement from 1 to
-    10 of 10; 50 steps of ``pq-2bit`` take them from 9.8 to 17.4 dB, and from 2 to 7. A step of
-    ``pq-2bit`` took 1.2 s with both cores idle.
+    10 of 10; the first 50 of 80 steps of ``pq-2bit``, from 9.8 to 17.4 dB, and from 2 to 7. A step
+    of ``pq-2bit`` took 1.2 s on two idle cores. Runs with moving codes were not measured.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class LiveConfig:
 
     def calibration(self) -> CalibrationConfig:
         """Return the settings of the calibration itself."""
-        # searching the codes of all layers takes as long as a step: not after every one
+        # the codes of all layers are searched: not after every step, on a CPU
         latent = LatentConfig(every=4) if self.move_codes else None
         return CalibrationConfig(
             steps=self.steps,

@@ -211,6 +211,9 @@ function render({ model, el }) {
           modeBarButtonsToAdd: buttons(Plotly, model),
         };
         await Plotly.react(figure, data, dressed(layout, height, colour), config);
+        // drawn while the page gave it no width, it has plotly's own
+        if (figure.clientWidth && figure._fullLayout.width !== figure.clientWidth)
+          Plotly.Plots.resize(figure);
         if (!cursor) {
           cursor = new Cursor(Plotly, figure);
           listen();
