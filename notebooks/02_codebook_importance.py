@@ -37,7 +37,7 @@ from dpqlab.widgets import CodebookImportance, Exercise, Plot, Prediction
 #   rows of all 8 blocks share.
 # - All codebooks together are the **pool**: 192 × 256 = 49,152 codewords.
 #
-# The next cell makes these codebooks by k-means and measures them: some seconds.
+# The next cell makes these codebooks by k-means and measures them: two or three seconds.
 
 # %%
 view = CodebookImportance("attn1.to_q")
@@ -49,7 +49,7 @@ print(f"{len(study.scope):,} codewords stand for {int(study.worth['usage'].sum()
 #
 # Let $c$ be a codeword, and let the sum run over all sub-vectors $w$ that use it. A number in
 # column $j$ of the weight is multiplied by the layer's input $x_j$; $m_j$ is the mean of
-# $x_j^2$, measured on a few images that the model draws. A column with a small $m_j$ hardly
+# $x_j^2$, measured on a few images that the model drew. A column with a small $m_j$ hardly
 # matters.
 #
 # - **Usage**, $\sum 1$: how many sub-vectors use it.

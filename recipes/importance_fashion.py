@@ -2,10 +2,14 @@
 
     python -m recipes.importance_fashion --out dpqlab/assets/fashion-dit-runs [--presets dpq-4bit]
 
-For some kinds of layers, with the codebooks that the preset's k-means makes: the least important
-codewords are removed by usage, weighted usage and removal cost, once by one ranking and once in
-rounds with new ones, and the output error of the layers is measured on activations that nothing was
-chosen by (``dpqlab.evaluation.codewords``). Writes ``importance-PRESET.json``. Five
+First the second moments of what flows into the layers, on the images that choose codewords, so that
+opening a view need not draw them: ``importance-inputs.npz``, in seconds. ``--presets`` without a
+name stops there.
+
+Then for some kinds of layers, with the codebooks that the preset's k-means makes: the least
+important codewords are removed by usage, weighted usage and removal cost, once by one ranking and
+once in rounds with new ones, and the output error of the layers is measured on activations that
+nothing was chosen by (``dpqlab.evaluation.codewords``). Writes ``importance-PRESET.json``. Five
 minutes on one CPU core, nearly all of it for the removal costs in rounds.
 """
 
@@ -23,12 +27,19 @@ import torch
 from dpqlab import __version__
 from dpqlab.commands.terminal import Terminal
 from dpqlab.diffusion import load_pipeline
+from dpqlab.evaluation.codeword_inputs import (
+    GATHER_SEED,
+    GUIDANCE,
+    IMAGES,
+    STEPS,
+    InputRecord,
+    activations_of,
+)
 from dpqlab.evaluation.codewords import (
     MEASURES,
     SHARES,
     CodewordStudy,
     Removal,
-    activations_of,
     output_error,
     race_steps,
     study_of,
@@ -42,6 +53,7 @@ TEACHER = "fashion-dit"
 KINDS = ("attn1.to_q", "attn1.to_out.0", "ff.net.2", "norm1.linear")
 DIGITS = 5
 MOST_BYTES = 500_000
+MOST_INPUT_BYTES = 300_000
 
 
 def short(value: float) -> float:
@@ -75,12 +87,26 @@ def removals_of(study: CodewordStudy, terminal: Terminal) -> PoolRemovals:
     )
 
 
-def write(out: Path, name: str, terminal: Terminal) -> Path:
+def write_inputs(out: Path, model: Any, terminal: Terminal) -> InputRecord:
+    """Write what flows into all layers that have codebooks."""
+    names = [target.name for target in targets_of(model, preset(PRESETS[0]))]
+    record = InputRecord(
+        moments=dict(activations_of(model, names).choose),
+        about=about()
+        | {"seed": GATHER_SEED, "images": IMAGES, "steps": STEPS, "guidance": GUIDANCE},
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "importance-inputs.npz"
+    record.save(file)
+    report(file, f"inputs of {len(names)} layers", MOST_INPUT_BYTES, terminal)
+    return record
+
+
+def write(out: Path, name: str, model: Any, inputs: InputRecord, terminal: Terminal) -> Path:
     """Write the file of a preset."""
-    model: Any = load_pipeline(TEACHER).transformer
     plan = preset(name)
-    names = [target.name for target in targets_of(model, plan) if kind_of(target.name) in KINDS]
-    activations = activations_of(model, names)
+    names = [target.name for target in targets_of(model, plan)]
+    activations = inputs.activations(lambda: model)
     pools: list[PoolRemovals] = []
     for kind in KINDS:
         layer = next(name for name in names if kind_of(name) == kind)
@@ -89,30 +115,42 @@ def write(out: Path, name: str, terminal: Terminal) -> Path:
     records = RemovalRecords(
         preset=name,
         pools=tuple(pools),
-        about={
-            "source": TEACHER,
-            "date": dt.datetime.now(dt.UTC).date().isoformat(),
-            "versions": {"dpqlab": __version__, "torch": str(torch.__version__)},
-        },
+        about=about(),
     )
-    out.mkdir(parents=True, exist_ok=True)
     file = out / f"importance-{name}.json"
     records.save(file)
-    size = file.stat().st_size
-    if size > MOST_BYTES:
-        raise RuntimeError(f"{file}: {size} bytes, more than {MOST_BYTES} may ship")
-    terminal.say(f"{file}: {len(pools)} pools, {size / 1e3:.0f} kB")
+    report(file, f"{len(pools)} pools", MOST_BYTES, terminal)
     return file
+
+
+def about() -> dict[str, Any]:
+    """Say what was recorded when, and with what."""
+    return {
+        "source": TEACHER,
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "versions": {"dpqlab": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def report(file: Path, what: str, most: int, terminal: Terminal) -> None:
+    """Say what was written; refuse what is too large to ship."""
+    size = file.stat().st_size
+    if size > most:
+        file.unlink()
+        raise RuntimeError(f"{file}: {size} bytes, more than {most} may ship")
+    terminal.say(f"{file}: {what}, {size / 1e3:.0f} kB")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the recipe."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--presets", nargs="+", default=list(PRESETS), metavar="NAME")
+    parser.add_argument("--presets", nargs="*", default=list(PRESETS), metavar="NAME")
     args = parser.parse_args(arguments)
+    model: Any = load_pipeline(TEACHER).transformer
+    inputs = write_inputs(args.out, model, Terminal())
     for name in args.presets:
-        write(args.out, name, Terminal())
+        write(args.out, name, model, inputs, Terminal())
 
 
 if __name__ == "__main__":

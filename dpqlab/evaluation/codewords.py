@@ -7,7 +7,7 @@ the damage of a removal is judged on activations of the other half, which nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -22,9 +22,8 @@ from dpqlab.core.importance import importance_of_members, scope_of_rows
 from dpqlab.core.prune_record import output_power
 from dpqlab.core.refitting import weighted_errors
 from dpqlab.core.subvectors import split
-from dpqlab.diffusion.inputs import inputs_of
-from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation.codeword_inputs import Activations, activations_of
 from dpqlab.kernels.dispatch import best_assigner
 from dpqlab.nn.plan import Plan, kind_of
 from dpqlab.nn.pools import Pools
@@ -32,8 +31,6 @@ from dpqlab.nn.targets import Target, targets_of
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-GATHER_SEED, JUDGE_SEED = 50_000, 60_000
-IMAGES, STEPS, GUIDANCE = 5, 5, 1.5
 ROUND = 0.1  # share of what is left that goes before importances are made anew
 
 Manner = Literal["at once", "in rounds"]
@@ -53,14 +50,16 @@ class CodewordStudy:
     names
         The layers that share the pool, in model order.
     members
-        Their weights and codes, ``moments`` from the activations that choose, ``gram`` from those
-        that judge.
+        Their weights and codes, with the ``moments`` of the activations that choose.
+    activations
+        Where those come from, and the grams of those that judge.
     """
 
     preset: str
     codec: CodebookCodec
     names: tuple[str, ...]
     members: tuple[Member, ...]
+    activations: Activations = field(repr=False)
 
     @property
     def kind(self) -> str:
@@ -96,7 +95,13 @@ class CodewordStudy:
     @cached_property
     def power(self) -> float:
         """Mean square of all outputs on the activations that judge."""
-        return sum(output_power(member, member.weight) for member in self.members)
+        return self.power_of(member.weight for member in self.members)
+
+    def power_of(self, weights: Iterable[Tensor]) -> float:
+        """Return the mean square of all outputs of other weights, on the same activations."""
+        grams = self.activations.judge(self.names)
+        judged = (replace(m, gram=grams[n]) for n, m in zip(self.names, self.members, strict=True))
+        return sum(output_power(m, weight) for m, weight in zip(judged, weights, strict=True))
 
     @cached_property
     def energy(self) -> float:
@@ -164,25 +169,6 @@ class Removal:
     output_error: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Activations:
-    """Grams by layer name: from the images that choose, and from those that judge."""
-
-    choose: Mapping[str, Tensor] = field(repr=False)
-    judge: Mapping[str, Tensor] = field(repr=False)
-
-
-def activations_of(model: Any, names: list[str]) -> Activations:
-    """Let a model draw images of the first half of its classes, then of the second."""
-    half = model.config.num_embeds_ada_norm // 2
-    grams: list[dict[str, Tensor]] = []
-    for first, seed in ((0, GATHER_SEED), (half, JUDGE_SEED)):
-        labels = tuple(first + i % half for i in range(IMAGES))
-        request = SampleRequest(labels=labels, seed=seed, steps=STEPS, guidance=GUIDANCE)
-        grams.append(inputs_of(model, names, request, grams=True))
-    return Activations(choose=grams[0], judge=grams[1])
-
-
 def sharing_of(model: Any, plan: Plan, layer: str) -> list[Target]:
     """Return the layers that a plan lets share a pool with ``layer``, itself among them.
 
@@ -217,7 +203,8 @@ def study_of(
     Parameters
     ----------
     model
-        The full-precision transformer; it does not change.
+        The full-precision transformer; it does not change. With ``activations``, its Linears will
+        do (:func:`dpqlab.evaluation.bare_linears.linears_of`).
     plan
         Its codec is used; its budget is not.
     layer
@@ -230,11 +217,16 @@ def study_of(
     Raises
     ------
     ConfigError
-        If the plan gives the layer no codebooks.
+        If the plan gives the layer no codebooks, or the activations are those of other layers.
     """
     sharing = sharing_of(model, plan, layer)
     names = [target.name for target in sharing]
     known = activations or activations_of(model, names)
+    if unknown := [name for name in names if name not in known.choose]:
+        raise ConfigError(
+            f"no activations of {unknown[0]}: expected those of all {len(names)} layers that share "
+            "its pool; without any, images are drawn for them"
+        )
     codec = sharing[0].codec
     assert isinstance(codec, CodebookCodec)
     pools = Pools(seed=seed, moments={}, weighted=False)
@@ -244,8 +236,7 @@ def study_of(
         Member(
             weight=target.linear.weight.detach().float(),
             encoded=replace(encoded, pool=pool),
-            moments=known.choose[target.name].diagonal(),
-            gram=known.judge[target.name],
+            moments=known.choose[target.name],
         )
         for target, encoded in zip(sharing, made, strict=True)
     ]
@@ -255,6 +246,7 @@ def study_of(
         codec=codec,
         names=tuple(names),
         members=tuple(_moved(member, pool) for member in members),
+        activations=known,
     )
 
 
@@ -377,8 +369,7 @@ def removed(
 def output_error(study: CodewordStudy) -> float:
     """Return the relative squared error of the layers' outputs on held-out activations."""
     with torch.no_grad():
-        decoded = [(m, m.weight - decode(m.encoded)) for m in study.members]
-        return sum(output_power(member, missed) for member, missed in decoded) / study.power
+        return study.power_of(m.weight - decode(m.encoded) for m in study.members) / study.power
 
 
 def race_steps(

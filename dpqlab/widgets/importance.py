@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, cast, get_args
 
 import ipywidgets as widgets
@@ -13,14 +14,14 @@ import traitlets
 from dpqlab.core import Measure
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation.bare_linears import linears_of
+from dpqlab.evaluation.codeword_inputs import Activations, activations_of, bundled_inputs
 from dpqlab.evaluation.codewords import (
     MEASURES,
-    Activations,
     CodewordStudy,
     CodewordUse,
     Manner,
     Removal,
-    activations_of,
     least,
     output_error,
     race_steps,
@@ -28,6 +29,7 @@ from dpqlab.evaluation.codewords import (
     study_of,
     use_of,
 )
+from dpqlab.evaluation.layer_weights import LayerWeights
 from dpqlab.evaluation.removal_pictures import RemovalTask
 from dpqlab.evaluation.removal_records import RemovalRecords, bundled_removals
 from dpqlab.nn.plan import kind_of
@@ -45,6 +47,7 @@ from dpqlab.widgets.job import Job
 from dpqlab.widgets.plot import Plot, Point
 from dpqlab.widgets.removal_run import RemovalRun, Removing
 from dpqlab.widgets.state import State
+from dpqlab.widgets.threads import one_thread
 from dpqlab.widgets.view import View
 
 MANNERS: tuple[Manner, ...] = get_args(Manner)
@@ -109,9 +112,14 @@ class CodebookImportance(View):
         Whose codec makes the codebooks.
     source
         The full-precision model: a bundled name or a folder.
+    recompute
+        Draw images to measure what flows into the layers, also where that is on record: some
+        seconds more.
 
     Attributes
     ----------
+    linears
+        The matrices of the model's blocks.
     removal
         Removes codewords, and draws.
     race
@@ -127,10 +135,12 @@ class CodebookImportance(View):
         *,
         preset_name: str = "dpq-4bit",
         source: str = "fashion-dit",
+        recompute: bool = False,
     ) -> None:
         self.source, self.plan = source, preset(preset_name)
-        self.model = _loaded(source)
-        names = [target.name for target in targets_of(self.model, self.plan)]
+        self.linears = linears_of(LayerWeights.open(source))
+        self._recorded = None if recompute else bundled_inputs(source)
+        names = [target.name for target in targets_of(self.linears, self.plan)]
         self._layers = {kind_of(name): name for name in reversed(names)}
         kinds = list(reversed(self._layers))
         super().__init__(ImportanceState(kinds, kind=kind))
@@ -149,6 +159,11 @@ class CodebookImportance(View):
         self.plot.on_click(self._clicked)
         self._make_controls()
         self.state.observe(self._follow, names=["scope", "revealed", "kind"])
+
+    @cached_property
+    def model(self) -> Any:
+        """The model that draws, loaded when first asked for: importing diffusers takes seconds."""
+        return load_pipeline(self.source).transformer.requires_grad_(False)
 
     @property
     def measure(self) -> Measure:
@@ -213,6 +228,11 @@ class CodebookImportance(View):
         whole = self._errors.get(self.state.kind) or output_error(self.study)
         return removal_race(self.removals, whole=whole, marked=self.state.share)
 
+    def redraw(self) -> None:
+        """Draw the state now, with one thread: see :func:`dpqlab.widgets.threads.one_thread`."""
+        with one_thread():
+            super().redraw()
+
     def show(self) -> None:
         """Bring all figures up to the state."""
         self.plot.update(self.figure())
@@ -270,14 +290,19 @@ class CodebookImportance(View):
 
     def code(self) -> str:
         """Return Python that makes the same figure."""
+        recorded = self._recorded is not None
         return (
             "from dpqlab.diffusion import load_pipeline\n"
-            "from dpqlab.evaluation.codewords import least, study_of\n"
+            + "from dpqlab.evaluation.codeword_inputs import bundled_inputs\n" * recorded
+            + "from dpqlab.evaluation.codewords import least, study_of\n"
             "from dpqlab.nn import preset\n"
             "from dpqlab.viz.importance import codeword_map, scope_view\n\n"
             f"model = load_pipeline({self.source!r}).transformer\n"
             f"layer = {self._layers[self.state.kind]!r}\n"
-            f"study = study_of(model, preset({self.plan.name!r}), layer)\n"
+            + "inputs = bundled_inputs().activations(lambda: model)\n" * recorded
+            + f"study = study_of(model, preset({self.plan.name!r}), layer"
+            + ", activations=inputs" * recorded
+            + ")\n"
             f"gone = least(study, {self.measure!r}, {self.count})\n"
             f"view = scope_view(study, {self.scope}, gone)\n"
             f"figure = codeword_map(view, measure={self.measure!r}, "
@@ -337,11 +362,23 @@ class CodebookImportance(View):
     def _study(self, kind: str, activations: Activations | None = None) -> CodewordStudy:
         if kind not in self._studies:
             layer = self._layers[kind]
-            self._studies[kind] = study_of(self.model, self.plan, layer, activations=activations)
+            known = activations or self._inputs_of([kind])
+            with one_thread():
+                study = study_of(self.linears, self.plan, layer, activations=known)
+                _ = study.worth  # what the figures need: measured here
+            self._studies[kind] = study
         return self._studies[kind]
 
+    def _inputs_of(self, kinds: Sequence[str]) -> Activations:
+        """Return what flows into all layers of some kinds: recorded, or drawn at once for all."""
+        if self._recorded is not None:
+            return self._recorded.activations(lambda: self.model)
+        sharing = [sharing_of(self.linears, self.plan, self._layers[kind]) for kind in kinds]
+        names = [target.name for targets in sharing for target in targets]
+        return activations_of(self.model, names)
+
     def _open(self) -> Iterable[str]:
-        _ = self._study(self._opening).worth  # what the figure needs: measured here
+        self._study(self._opening)
         yield self._opening
 
     def _opened(self, job: Job[str]) -> None:
@@ -365,14 +402,12 @@ class CodebookImportance(View):
             share=self.state.share,
             request=self.removal.request,
         )
-        return Removing(model=self.model, pools=lambda: self._pools_of(kinds), task=task)
+        return Removing(model=lambda: self.model, pools=lambda: self._pools_of(kinds), task=task)
 
     def _pools_of(self, kinds: Sequence[str]) -> Iterator[CodewordStudy]:
         """Make the pools of some kinds; images are drawn once for all that are missing."""
         missing = [kind for kind in kinds if kind not in self._studies]
-        sharing = [sharing_of(self.model, self.plan, self._layers[kind]) for kind in missing]
-        names = [target.name for targets in sharing for target in targets]
-        known = activations_of(self.model, names) if names else None
+        known = self._inputs_of(missing) if missing else None
         for kind in kinds:
             yield self._study(kind, known)
 
@@ -469,11 +504,3 @@ class CodebookImportance(View):
         self._manner = self.bind(widgets.Dropdown(options=MANNERS, description="How"), "manner")
         self._racing = self.state.kind
         self.answer_plot.layout.display = self._answer_control.layout.display = "none"
-
-
-def _loaded(source: str) -> Any:
-    """Load a model without diffusers' own progress bar."""
-    from diffusers.utils import logging
-
-    logging.disable_progress_bar()
-    return load_pipeline(source).transformer.requires_grad_(False)

@@ -31,10 +31,10 @@ TEACHER, ALL, LEFT = "teacher", "all codewords", "removed"
 class Removing:
     """What is asked for: a model, its pools, and what to remove of them.
 
-    ``pools`` is called in the thread: it may take a while to make each of them.
+    ``model`` and ``pools`` are called in the thread: it may take a while to make each of them.
     """
 
-    model: nn.Module
+    model: Callable[[], nn.Module]
     pools: Callable[[], Iterable[CodewordStudy]]
     task: RemovalTask
 
@@ -114,7 +114,7 @@ class RemovalRun:
 
     def _steps(self) -> Generator[Drawn, None, None]:
         assert self._now is not None
-        model, task = self._now.model, self._now.task
+        model, task = self._now.model(), self._now.task
         everything = RemovalTask(
             measure=task.measure, manner="at once", share=0.0, request=task.request
         )

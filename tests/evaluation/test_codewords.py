@@ -54,8 +54,11 @@ def test_the_codebooks_are_those_that_compress_makes(model, study):
 
 def test_what_chooses_is_not_what_judges(model):
     found = activations_of(model, [LAYER])
-    assert not torch.equal(found.choose[LAYER], found.judge[LAYER])
-    assert found.choose[LAYER].shape == (32, 32)
+    gram = found.judge([LAYER])[LAYER]
+    assert not torch.allclose(found.choose[LAYER], gram.diagonal(), rtol=1e-3)
+    assert found.choose[LAYER].shape == (32,)
+    assert gram.shape == (32, 32)
+    assert found.judge([LAYER])[LAYER] is gram  # drawn once
 
 
 def test_usage_adds_up_and_finds_every_place(study):
@@ -120,8 +123,9 @@ def test_every_scope_keeps_its_best(study):
 def test_the_output_error_is_that_of_outputs(model, study):
     """Against running the layers on held-out inputs: a gram is the mean of x x^T."""
     missed = whole = 0.0
-    for member in study.members:
-        root = torch.linalg.cholesky(member.gram.double() + 1e-9 * torch.eye(32)).T
+    grams = study.activations.judge(study.names)
+    for name, member in zip(study.names, study.members, strict=True):
+        root = torch.linalg.cholesky(grams[name].double() + 1e-9 * torch.eye(32)).T
         off = root @ (member.weight - decode(member.encoded)).double().T
         missed += float(off.square().sum())
         whole += float((root @ member.weight.double().T).square().sum())
@@ -174,5 +178,8 @@ def test_pictures_of_a_student_without_codewords(model, study):
 def test_layers_without_codebooks_are_refused(model):
     with pytest.raises(ConfigError, match="gives 'proj_out_1' no codebooks"):
         study_of(model, PLAN, "proj_out_1")
+    others = activations_of(model, ["proj_out_1"])
+    with pytest.raises(ConfigError, match=r"no activations of .*0.attn1.to_q: expected"):
+        study_of(model, PLAN, LAYER, activations=others)
     with pytest.raises(ConfigError, match="share is 2"):
         RemovalTask(measure="usage", manner="at once", share=2, request=SampleRequest(labels=(0,)))

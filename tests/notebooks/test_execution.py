@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CELL, WHOLE = 120, 240  # s at most; notebooks promise 90 on two quiet cores
 
 
@@ -24,6 +25,8 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch, record_property):
 
     monkeypatch.setenv("DPQLAB_FAST", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # the kernel starts in an empty folder, where notebooks may write
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     book = nbformat.read(path, as_version=4)
     client = NotebookClient(
         book,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from dpqlab.diffusion import SampleRequest
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.codewords import MEASURES, race_steps
+from dpqlab.evaluation import codeword_inputs
+from dpqlab.evaluation.codewords import MEASURES, output_error, race_steps
 from dpqlab.evaluation.removal_records import bundled_removals
 from dpqlab.widgets import CodebookImportance
 from dpqlab.widgets import importance as importance_module
@@ -169,6 +171,55 @@ def test_the_code_makes_what_is_on_screen(view):
     scope: dict[str, object] = {}
     exec(view.code(), scope)
     assert scope["figure"] == view.figure()
+
+
+def test_the_bundled_model_opens_on_record_without_drawing(monkeypatch, one_thread):
+    """Nothing is drawn and no model is loaded to open it: that is what makes it quick."""
+
+    def refused(*args: object, **options: object) -> None:
+        raise AssertionError("a model was loaded, or drew")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importance_module, "load_pipeline", refused)
+        patch.setattr(codeword_inputs, "inputs_of", refused)
+        opened = CodebookImportance()
+        assert opened.widget
+        assert "Codeword" in opened.sentence()
+        assert "⚠" not in opened.status.value
+        with pytest.raises(AssertionError, match="a model was loaded"):
+            output_error(opened.study)
+    code = opened.code()
+    assert "bundled_inputs" in code
+    scope: dict[str, object] = {}
+    exec(code, scope)
+    assert scope["figure"] == opened.figure()
+    opened.close()
+
+
+@pytest.mark.slow
+def test_what_is_recomputed_is_what_was_recorded(one_thread):
+    recorded, fresh = CodebookImportance(), CodebookImportance(recompute=True)
+    assert fresh._recorded is None
+    assert "bundled_inputs" not in fresh.code()
+    assert recorded.sentence() == fresh.sentence()
+    one, other = recorded.data(), fresh.data()
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        assert values == pytest.approx(other[name], rel=1e-4, abs=1e-9)
+    assert output_error(recorded.study) == pytest.approx(output_error(fresh.study), rel=1e-5)
+    records = bundled_removals("dpq-4bit")
+    assert records is not None
+    pool = records.of("attn1.to_q")
+    assert pool is not None
+    assert output_error(fresh.study) == pytest.approx(pool.output_error, rel=1e-3)
+    for view in (recorded, fresh):
+        view.close()
+
+
+def test_drawing_leaves_torch_as_many_threads_as_before(view):
+    torch.set_num_threads(2)
+    assert view.widget
+    assert torch.get_num_threads() == 2
 
 
 def test_the_removals_that_ship_answer_the_notebooks_questions():
