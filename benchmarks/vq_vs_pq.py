@@ -39,7 +39,6 @@ from dpqlab.core import CodebookCodec, Pool, decode, encode, fit_pool, relative_
 from dpqlab.core.codecs import RESERVOIR
 from dpqlab.core.kmeans import KMeansConfig, KMeansResult, inertia_of
 from dpqlab.diffusion import load_pipeline
-from dpqlab.evaluation.codec_contest import contest_of
 from dpqlab.evaluation.config import EvaluationConfig
 from dpqlab.evaluation.evaluator import draw_teacher_steps, last_of
 from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
@@ -47,6 +46,7 @@ from dpqlab.evaluation.projection import DIT_XL_2, Geometry, Projection, project
 from dpqlab.kernels.dispatch import best_assigner, best_clusterer
 from dpqlab.nn import Plan, kind_of
 from dpqlab.nn.targets import targets_of
+from dpqlab.studies.codec_contest import contest_of
 
 SUITE = "vq_vs_pq"
 UNIT = "share of the weights' energy"

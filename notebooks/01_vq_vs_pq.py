@@ -22,9 +22,9 @@
 
 # %%
 from dpqlab.core import CodebookCodec
-from dpqlab.evaluation.codec_contest import bundled_contest
-from dpqlab.evaluation.layer_coding import code_layer
-from dpqlab.evaluation.layer_weights import LayerWeights
+from dpqlab.studies.codec_contest import bundled_contest
+from dpqlab.studies.layer_coding import code_layer
+from dpqlab.studies.layer_weights import LayerWeights
 from dpqlab.viz.codec_contest import rate_distortion_by_kind, who_wins
 from dpqlab.viz.codec_steps import codec_steps
 from dpqlab.widgets import Exercise, Plot, Prediction, VQAgainstPQ
@@ -215,7 +215,7 @@ Plot(rate_distortion_by_kind(records), label="Error against true bits for every 
 #   the codes changes: → `04_calibration`.
 #
 # **Functions used:** `dpqlab.core.fit_pool`, `encode`, `decode` (the codec),
-# `dpqlab.core.CodebookCodec` (the dial), `dpqlab.evaluation.layer_coding.code_layer`,
-# `dpqlab.evaluation.codec_contest.bundled_contest`, `dpqlab.viz.codec_steps.codec_steps`,
+# `dpqlab.core.CodebookCodec` (the dial), `dpqlab.studies.layer_coding.code_layer`,
+# `dpqlab.studies.codec_contest.bundled_contest`, `dpqlab.viz.codec_steps.codec_steps`,
 # `dpqlab.viz.codec_contest.rate_distortion_by_kind`, `who_wins`. The records:
 # `python -m benchmarks.vq_vs_pq`.

@@ -21,8 +21,8 @@
 # it; and the obvious way to choose them is not the best.
 
 # %%
-from dpqlab.evaluation.codewords import least, output_error, without
-from dpqlab.evaluation.removal_records import bundled_removals
+from dpqlab.studies.codewords import least, output_error, without
+from dpqlab.studies.removal_records import bundled_removals
 from dpqlab.viz.importance import promise_and_damage, removal_race
 from dpqlab.widgets import CodebookImportance, Exercise, Plot, Prediction
 
@@ -243,5 +243,5 @@ Exercise(
 #   does: → `03_pruning_the_pool`.
 #
 # **Functions used:** `dpqlab.core.importance.importance` (the three measures),
-# `dpqlab.evaluation.codewords.study_of`, `least`, `without`, `output_error`, `race_steps`,
+# `dpqlab.studies.codewords.study_of`, `least`, `without`, `output_error`, `race_steps`,
 # `dpqlab.viz.importance.codeword_map`, `removal_race`, `promise_and_damage`.

@@ -20,7 +20,7 @@
 # *how many*: where pruning is free, where it begins to hurt, and where the model breaks.
 
 # %%
-from dpqlab.evaluation.pruning_runs import bundled_run, equal_bits
+from dpqlab.studies.pruning_runs import bundled_run, equal_bits
 from dpqlab.viz.pruning_path import pruning_path, sample_rows
 from dpqlab.widgets import Exercise, Plot, PoolPruning, Prediction
 
@@ -219,6 +219,6 @@ Exercise(
 #   **equal true bits** to say so.
 #
 # **Functions used:** `dpqlab.core.prune_path` and `prune` (the method),
-# `dpqlab.evaluation.pruning_runs.bundled_run`, `front`, `dpqlab.viz.pruning_path.pruning_path`,
-# `stored_parts`, `sample_rows`, `dpqlab.evaluation.pruned_checkpoint.prune_checkpoint`. On the
+# `dpqlab.studies.pruning_runs.bundled_run`, `front`, `dpqlab.viz.pruning_path.pruning_path`,
+# `stored_parts`, `sample_rows`, `dpqlab.studies.pruned_checkpoint.prune_checkpoint`. On the
 # command line: `dpqlab prune fashion-dit --preset dpq-4bit --dry-run`.

@@ -181,7 +181,7 @@ Exercise(
 # - The weights do not come back. What the model does comes back.
 #
 # **Used here:** `dpqlab.calibration.calibrate` (a generator of records),
-# `dpqlab.evaluation.live_calibration.live_calibration`,
+# `dpqlab.studies.live_calibration.live_calibration`,
 # `dpqlab.calibration.recording.bundled_recordings`, `dpqlab.viz.calibration_run.calibration_run`
 # and `compare_runs`, `dpqlab.core.relative_error`. From a terminal: `dpqlab calibrate --help`.
 # **Next:** `05_error_accumulation`.

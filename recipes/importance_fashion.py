@@ -9,7 +9,7 @@ name stops there.
 Then for some kinds of layers, with the codebooks that the preset's k-means makes: the least
 important codewords are removed by usage, weighted usage and removal cost, once by one ranking and
 once in rounds with new ones, and the output error of the layers is measured on activations that
-nothing was chosen by (``dpqlab.evaluation.codewords``). Writes ``importance-PRESET.json``. Five
+nothing was chosen by (``dpqlab.studies.codewords``). Writes ``importance-PRESET.json``. Five
 minutes on one CPU core, nearly all of it for the removal costs in rounds.
 """
 
@@ -27,7 +27,9 @@ import torch
 from dpqlab import __version__
 from dpqlab.commands.terminal import Terminal
 from dpqlab.diffusion import load_pipeline
-from dpqlab.evaluation.codeword_inputs import (
+from dpqlab.nn import kind_of, preset
+from dpqlab.nn.targets import targets_of
+from dpqlab.studies.codeword_inputs import (
     GATHER_SEED,
     GUIDANCE,
     IMAGES,
@@ -35,7 +37,7 @@ from dpqlab.evaluation.codeword_inputs import (
     InputRecord,
     activations_of,
 )
-from dpqlab.evaluation.codewords import (
+from dpqlab.studies.codewords import (
     MEASURES,
     SHARES,
     CodewordStudy,
@@ -44,9 +46,7 @@ from dpqlab.evaluation.codewords import (
     race_steps,
     study_of,
 )
-from dpqlab.evaluation.removal_records import PoolRemovals, RemovalRecords
-from dpqlab.nn import kind_of, preset
-from dpqlab.nn.targets import targets_of
+from dpqlab.studies.removal_records import PoolRemovals, RemovalRecords
 
 PRESETS = ("dpq-4bit",)
 TEACHER = "fashion-dit"

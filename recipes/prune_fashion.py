@@ -15,7 +15,7 @@ from a few images that the model draws itself. Writes ``pruning-PRESET.json``, a
     records  points of the path: PruneRecord.to_dict, and its share
 
 For the presets that still draw without calibration it also writes ``pruning-PRESET.npz``, a
-:class:`dpqlab.evaluation.pruning_runs.PruningRun`: the whole model at falling budgets, what it
+:class:`dpqlab.studies.pruning_runs.PruningRun`: the whole model at falling budgets, what it
 stores, what it misses, and the pictures that it draws.
 
 Errors of the whole model at a budget are those of the pools, each counted by its energy. Seven
@@ -40,12 +40,12 @@ from dpqlab.commands.terminal import Terminal
 from dpqlab.core import ModelLedger, PoolConfig, PoolForm
 from dpqlab.diffusion import SampleRequest, load_pipeline
 from dpqlab.diffusion.inputs import input_steps, moments_request
-from dpqlab.evaluation.pruning_measure import Seen, Sight, sight_of
-from dpqlab.evaluation.pruning_runs import PoolPoint, PruningRun, RunPoint
 from dpqlab.nn import compress_, kind_of, preset
 from dpqlab.nn.pool_paths import Budget, PoolPath, at_budget, path_steps, prune_to_
 from dpqlab.nn.surgery import ledger_of_model
 from dpqlab.nn.targets import targets_of
+from dpqlab.studies.pruning_measure import Seen, Sight, sight_of
+from dpqlab.studies.pruning_runs import PoolPoint, PruningRun, RunPoint
 
 PRESETS = ("dpq-4bit", "dpq-3bit", "dpq-1bit")
 DRAWING = ("dpq-4bit", "dpq-3bit")  # fewer bits draw nothing before they are calibrated

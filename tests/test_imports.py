@@ -23,6 +23,7 @@ LAYERS = {
     "dpqlab.calibration": set(),
     "dpqlab.tracing": set(),
     "dpqlab.evaluation": {"scipy"},
+    "dpqlab.studies": set(),
     "dpqlab.viz": {"plotly", "PIL"},
     "dpqlab.widgets": set(),
 }  # fmt: skip

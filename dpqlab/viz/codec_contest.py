@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.codec_contest import CodecPair, CodecPoint, Contest
+from dpqlab.studies.codec_contest import CodecPair, CodecPoint, Contest
 from dpqlab.viz.log_axis import log_axis
 from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, GREY, ORANGE, RULE, themed
 

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from dpqlab.core import code_bits
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.layer_coding import LayerCoding
+from dpqlab.studies.layer_coding import LayerCoding
 from dpqlab.viz.theme import BLUE, GREY, ORANGE, RULE, themed
 
 STEPS = ("split", "nearest", "code", "rebuild")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dpqlab.core import Measure
 from dpqlab.errors import ConfigError, ShapeError
-from dpqlab.evaluation.codewords import (
+from dpqlab.studies.codewords import (
     MEASURES,
     CodewordStudy,
     CodewordUse,

@@ -13,7 +13,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 from dpqlab.errors import ConfigError, ShapeError
-from dpqlab.evaluation.pruning_runs import PruningRun, RunPoint, front
+from dpqlab.studies.pruning_runs import PruningRun, RunPoint, front
 from dpqlab.viz.log_axis import log_axis
 from dpqlab.viz.theme import BLUE, GREEN, INK, ORANGE, PARTS, PURPLE, VERMILION, themed
 

@@ -22,7 +22,7 @@ from dpqlab.calibration.recording import (
     bundled_recordings,
     recorded_on,
 )
-from dpqlab.evaluation.live_calibration import LiveConfig
+from dpqlab.studies.live_calibration import LiveConfig
 from dpqlab.viz.calibration_run import (
     calibration_run,
     compare_runs,
@@ -65,7 +65,7 @@ class CalibrationState(State):
     compare
         Whether all runs are shown together instead of one.
     preset, steps, move_codes
-        Of the next live run: see :class:`dpqlab.evaluation.live_calibration.LiveConfig`.
+        Of the next live run: see :class:`dpqlab.studies.live_calibration.LiveConfig`.
     """
 
     run = traitlets.Unicode().tag(sync_state=True)
@@ -319,7 +319,7 @@ recording = bundled_recording({name!r})
 figure = calibration_run(recording.records, step={step})
 """
 LIVE_CODE = """\
-from dpqlab.evaluation.live_calibration import LiveConfig, live_calibration, live_pair
+from dpqlab.studies.live_calibration import LiveConfig, live_calibration, live_pair
 from dpqlab.viz.calibration_run import calibration_run
 
 config = {config}

@@ -14,9 +14,12 @@ import traitlets
 from dpqlab.core import Measure
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.bare_linears import linears_of
-from dpqlab.evaluation.codeword_inputs import Activations, activations_of, bundled_inputs
-from dpqlab.evaluation.codewords import (
+from dpqlab.nn.plan import kind_of
+from dpqlab.nn.presets import preset
+from dpqlab.nn.targets import targets_of
+from dpqlab.studies.bare_linears import linears_of
+from dpqlab.studies.codeword_inputs import Activations, activations_of, bundled_inputs
+from dpqlab.studies.codewords import (
     MEASURES,
     CodewordStudy,
     CodewordUse,
@@ -29,12 +32,9 @@ from dpqlab.evaluation.codewords import (
     study_of,
     use_of,
 )
-from dpqlab.evaluation.layer_weights import LayerWeights
-from dpqlab.evaluation.removal_pictures import RemovalTask
-from dpqlab.evaluation.removal_records import RemovalRecords, bundled_removals
-from dpqlab.nn.plan import kind_of
-from dpqlab.nn.presets import preset
-from dpqlab.nn.targets import targets_of
+from dpqlab.studies.layer_weights import LayerWeights
+from dpqlab.studies.removal_pictures import RemovalTask
+from dpqlab.studies.removal_records import RemovalRecords, bundled_removals
 from dpqlab.viz.importance import (
     MEASURE_NAMES,
     codeword_map,
@@ -293,8 +293,8 @@ class CodebookImportance(View):
         recorded = self._recorded is not None
         return (
             "from dpqlab.diffusion import load_pipeline\n"
-            + "from dpqlab.evaluation.codeword_inputs import bundled_inputs\n" * recorded
-            + "from dpqlab.evaluation.codewords import least, study_of\n"
+            + "from dpqlab.studies.codeword_inputs import bundled_inputs\n" * recorded
+            + "from dpqlab.studies.codewords import least, study_of\n"
             "from dpqlab.nn import preset\n"
             "from dpqlab.viz.importance import codeword_map, scope_view\n\n"
             f"model = load_pipeline({self.source!r}).transformer\n"

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from dpqlab.calibration import CalibrationRecord
 from dpqlab.calibration.recording import Recording
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.live_calibration import (
+from dpqlab.studies.live_calibration import (
     LiveConfig,
     LiveMoment,
     LivePair,

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 import traitlets
 
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.pruned_checkpoint import PruneTask
-from dpqlab.evaluation.pruning_runs import (
+from dpqlab.studies.pruned_checkpoint import PruneTask
+from dpqlab.studies.pruning_runs import (
     ERRORS,
     PruningRun,
     RunPoint,
@@ -53,7 +53,7 @@ class PruningState(State):
     point
         Its point, from 0 with all codewords; beyond the last it stands at the last.
     error
-        What the figure shows; one of ``dpqlab.evaluation.pruning_runs.ERRORS``.
+        What the figure shows; one of ``dpqlab.studies.pruning_runs.ERRORS``.
     a, b
         Pinned points: ``[]``, or ``[run, point]``.
     """
@@ -200,7 +200,7 @@ class PoolPruning(View):
         names = [run.name for run in self.runs]
         marks = {label: tuple(place) for label, place in self.marks.items()}
         return (
-            "from dpqlab.evaluation.pruning_runs import bundled_run\n"
+            "from dpqlab.studies.pruning_runs import bundled_run\n"
             "from dpqlab.viz.pruning_path import pruning_path\n\n"
             f"runs = [bundled_run(name) for name in {names}]\n"
             f"figure = pruning_path(runs, error={self.state.error!r}, marks={marks})\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from dpqlab.errors import DPQError
-from dpqlab.evaluation.pruned_checkpoint import PruneProgress, PruneTask, prune_checkpoint
+from dpqlab.studies.pruned_checkpoint import PruneProgress, PruneTask, prune_checkpoint
 from dpqlab.widgets.job import Job
 
 STAGES = {

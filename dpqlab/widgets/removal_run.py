@@ -11,8 +11,8 @@ import numpy as np
 from torch import nn
 
 from dpqlab.diffusion.sampling import SampleRequest
-from dpqlab.evaluation.codewords import CodewordStudy
-from dpqlab.evaluation.removal_pictures import (
+from dpqlab.studies.codewords import CodewordStudy
+from dpqlab.studies.removal_pictures import (
     RemovalPicture,
     RemovalTask,
     picture_difference,

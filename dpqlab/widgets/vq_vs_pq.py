@@ -10,9 +10,9 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from dpqlab.core import CodebookCodec
-from dpqlab.evaluation.codec_contest import bundled_contest
-from dpqlab.evaluation.layer_coding import PARTS, LayerCoding, code_layer
-from dpqlab.evaluation.layer_weights import LayerWeights
+from dpqlab.studies.codec_contest import bundled_contest
+from dpqlab.studies.layer_coding import PARTS, LayerCoding, code_layer
+from dpqlab.studies.layer_weights import LayerWeights
 from dpqlab.viz.codec_contest import LAYER_NAMES, Place, rate_distortion_by_kind, with_marks
 from dpqlab.viz.codec_steps import STEPS, codec_steps, span_of
 from dpqlab.viz.colours import diverging
@@ -36,8 +36,8 @@ RECORDED = "fashion-dit"  # whose records are drawn
 PICTURES = {"original": "original", "rebuilt": "rebuilt", "error": "error: rebuilt less original"}
 CODE = """\
 from dpqlab.core import CodebookCodec
-from dpqlab.evaluation.layer_coding import code_layer
-from dpqlab.evaluation.layer_weights import LayerWeights
+from dpqlab.studies.layer_coding import code_layer
+from dpqlab.studies.layer_weights import LayerWeights
 from dpqlab.viz.codec_steps import codec_steps
 
 layers = LayerWeights.open({model!r})

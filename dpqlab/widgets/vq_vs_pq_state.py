@@ -8,7 +8,7 @@ import ipywidgets as widgets
 import traitlets
 
 from dpqlab.core import CodebookCodec
-from dpqlab.evaluation.layer_weights import LayerWeights
+from dpqlab.studies.layer_weights import LayerWeights
 from dpqlab.viz.codec_contest import LAYER_NAMES
 from dpqlab.viz.codec_steps import STEPS
 from dpqlab.widgets.state import State

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 REPLAY = 'from dpqlab.widgets import CalibrationView\n\nCalibrationView("best-1bit")'
 LIVE = """\
-from dpqlab.evaluation.live_calibration import LiveConfig
+from dpqlab.studies.live_calibration import LiveConfig
 from dpqlab.widgets import CalibrationView
 
 CalibrationView("live", live=LiveConfig(steps=60, batch=4, every=2, strip_every=4))"""

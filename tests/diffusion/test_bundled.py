@@ -16,7 +16,9 @@ from dpqlab.evaluation.features import extract
 from dpqlab.nn.embedder import tied_groups
 from dpqlab.nn.linear import hold_decoded
 
-COMPRESSED = {f"fashion-dit-{codec}-{bits}bit" for codec in ("vq", "dpq", "best") for bits in (1, 2)}
+COMPRESSED = {
+    f"fashion-dit-{codec}-{bits}bit" for codec in ("vq", "dpq", "best") for bits in (1, 2)
+}
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import torch
 from dpqlab.diffusion import models
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
-from dpqlab.evaluation import codeword_inputs, codewords, removal_records
-from dpqlab.evaluation.codeword_inputs import activations_of, bundled_inputs
-from dpqlab.evaluation.removal_records import bundled_removals
 from dpqlab.nn.embedder import untie_embedders_
+from dpqlab.studies import codeword_inputs, codewords, removal_records
+from dpqlab.studies.codeword_inputs import activations_of, bundled_inputs
+from dpqlab.studies.removal_records import bundled_removals
 from recipes import importance_fashion
 from recipes.importance_fashion import KINDS, main
 from tests.recipes.conftest import GEOMETRY

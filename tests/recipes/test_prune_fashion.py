@@ -13,9 +13,9 @@ from dpqlab.diffusion import SampleRequest, models, sample_images
 from dpqlab.diffusion.models import bundled
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
-from dpqlab.evaluation.pruning_runs import PruningRun
 from dpqlab.nn import Plan, kind_of
 from dpqlab.nn.plan import Coding
+from dpqlab.studies.pruning_runs import PruningRun
 from recipes import prune_fashion
 from recipes.prune_fashion import DRAWING, MOST_BYTES, main
 from tests.recipes.conftest import GEOMETRY

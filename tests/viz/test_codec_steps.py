@@ -7,9 +7,9 @@ import pytest
 
 from dpqlab.core import CodebookCodec
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.codec_contest import bundled_contest
-from dpqlab.evaluation.layer_coding import code_layer
-from dpqlab.evaluation.layer_weights import LayerWeights
+from dpqlab.studies.codec_contest import bundled_contest
+from dpqlab.studies.layer_coding import code_layer
+from dpqlab.studies.layer_weights import LayerWeights
 from dpqlab.viz.codec_contest import rate_distortion_by_kind, who_wins, with_marks
 from dpqlab.viz.codec_steps import STEP_NAMES, STEPS, codec_steps, row_window, span_of
 from dpqlab.viz.theme import BLUE, ORANGE

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 
 from dpqlab.errors import ConfigError, ShapeError
-from dpqlab.evaluation.codewords import MEASURES, CodewordUse, Removal
+from dpqlab.studies.codewords import MEASURES, CodewordUse, Removal
 from dpqlab.viz.importance import (
     ScopeView,
     codeword_map,

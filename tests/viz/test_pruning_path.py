@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dpqlab.errors import ConfigError, ShapeError
-from dpqlab.evaluation.pruning_runs import PARTS, PoolPoint, PruningRun, RunPoint
+from dpqlab.studies.pruning_runs import PARTS, PoolPoint, PruningRun, RunPoint
 from dpqlab.viz.log_axis import log_axis
 from dpqlab.viz.pruning_path import fraction, pruning_path, rows_picture, sample_rows, stored_parts
 

@@ -9,11 +9,11 @@ import pytest
 from dpqlab.calibration.recording import bundled_recording
 from dpqlab.diffusion import load_pipeline
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.live_calibration import LiveConfig
+from dpqlab.studies.live_calibration import LiveConfig
 from dpqlab.widgets import live_run
 from dpqlab.widgets.calibration import LIVE, CalibrationView
 from dpqlab.widgets.live_run import config_code
-from tests.evaluation.test_live_calibration import tiny_pair
+from tests.studies.test_live_calibration import tiny_pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = LiveConfig(steps=6, batch=4, every=2, strip_every=4)
@@ -180,7 +180,7 @@ def test_the_code_of_a_live_run_runs(
     live: CalibrationView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished(live)
-    monkeypatch.setattr("dpqlab.evaluation.live_calibration.live_pair", lambda _c: tiny_pair())
+    monkeypatch.setattr("dpqlab.studies.live_calibration.live_pair", lambda _c: tiny_pair())
     scope: dict[str, Any] = {}
     exec(live.code(), scope)
     assert [r.step for r in scope["records"]] == [r.step for r in live.records]

@@ -11,9 +11,9 @@ from dpqlab.diffusion import SampleRequest
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation import codeword_inputs
-from dpqlab.evaluation.codewords import MEASURES, output_error, race_steps
-from dpqlab.evaluation.removal_records import bundled_removals
+from dpqlab.studies import codeword_inputs
+from dpqlab.studies.codewords import MEASURES, output_error, race_steps
+from dpqlab.studies.removal_records import bundled_removals
 from dpqlab.widgets import CodebookImportance
 from dpqlab.widgets import importance as importance_module
 from tests.tiny import tiny_dit

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.pruned_checkpoint import PruneProgress
+from dpqlab.studies.pruned_checkpoint import PruneProgress
 from dpqlab.viz.pruning_path import pruning_path
 from dpqlab.widgets import PoolPruning, pruning_save
 from tests.viz.test_pruning_path import point, run

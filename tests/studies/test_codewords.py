@@ -10,8 +10,9 @@ import torch
 from dpqlab.core import CodebookCodec, decode
 from dpqlab.diffusion import SampleRequest
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation import codewords
-from dpqlab.evaluation.codewords import (
+from dpqlab.nn import CompressedLinear, Plan, compress_
+from dpqlab.studies import codewords
+from dpqlab.studies.codewords import (
     MEASURES,
     activations_of,
     least,
@@ -23,8 +24,7 @@ from dpqlab.evaluation.codewords import (
     use_of,
     without,
 )
-from dpqlab.evaluation.removal_pictures import RemovalTask, removal_pictures, student_of
-from dpqlab.nn import CompressedLinear, Plan, compress_
+from dpqlab.studies.removal_pictures import RemovalTask, removal_pictures, student_of
 from tests.tiny import tiny_dit
 
 CODEC = CodebookCodec(d=2, k=8, scope="position", across="kind", iterations=4)

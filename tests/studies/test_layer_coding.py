@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from dpqlab.core import CodebookCodec
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.evaluation.layer_coding import code_layer
-from dpqlab.evaluation.layer_weights import INDEX, LayerWeights
+from dpqlab.studies.layer_coding import code_layer
+from dpqlab.studies.layer_weights import INDEX, LayerWeights
 
 CODEC = CodebookCodec(d=4, k=4, iterations=8)
 

@@ -10,7 +10,8 @@ from dpqlab.calibration import CalibrationData
 from dpqlab.core import CodebookCodec
 from dpqlab.diffusion import load_pipeline, make_scheduler
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.evaluation.live_calibration import (
+from dpqlab.nn import Plan, compress_
+from dpqlab.studies.live_calibration import (
     LiveConfig,
     LivePair,
     draw_strip,
@@ -19,7 +20,6 @@ from dpqlab.evaluation.live_calibration import (
     recording_of,
     save_live,
 )
-from dpqlab.nn import Plan, compress_
 from tests.tiny import tiny_dit
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,9 +11,11 @@ import torch
 
 from dpqlab.diffusion import SampleRequest, inputs, load_pipeline
 from dpqlab.errors import CheckpointError
-from dpqlab.evaluation import codeword_inputs
-from dpqlab.evaluation.bare_linears import linears_of
-from dpqlab.evaluation.codeword_inputs import (
+from dpqlab.nn import preset
+from dpqlab.nn.targets import targets_of
+from dpqlab.studies import codeword_inputs
+from dpqlab.studies.bare_linears import linears_of
+from dpqlab.studies.codeword_inputs import (
     GATHER_SEED,
     GUIDANCE,
     IMAGES,
@@ -24,10 +26,8 @@ from dpqlab.evaluation.codeword_inputs import (
     choosing_request,
     judging_request,
 )
-from dpqlab.evaluation.codewords import MEASURES, study_of
-from dpqlab.evaluation.layer_weights import LayerWeights
-from dpqlab.nn import preset
-from dpqlab.nn.targets import targets_of
+from dpqlab.studies.codewords import MEASURES, study_of
+from dpqlab.studies.layer_weights import LayerWeights
 from tests.tiny import tiny_dit
 
 NAMES = [f"transformer_blocks.{i}.ff.net.2" for i in range(2)]

@@ -12,8 +12,8 @@ from dpqlab.core.codecs import RESERVOIR, row_rms
 from dpqlab.core.ledger import ledger_of_encoded
 from dpqlab.core.subvectors import split
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.layer_weights import LayerWeights
 from dpqlab.kernels.dispatch import best_assigner, best_clusterer
+from dpqlab.studies.layer_weights import LayerWeights
 
 PARTS = ("codes", "table", "pool", "scale", "bias")
 BIAS_BITS = 16

@@ -23,11 +23,11 @@ from dpqlab.core.prune_record import output_power
 from dpqlab.core.refitting import weighted_errors
 from dpqlab.core.subvectors import split
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.codeword_inputs import Activations, activations_of
 from dpqlab.kernels.dispatch import best_assigner
 from dpqlab.nn.plan import Plan, kind_of
 from dpqlab.nn.pools import Pools
 from dpqlab.nn.targets import Target, targets_of
+from dpqlab.studies.codeword_inputs import Activations, activations_of
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -204,7 +204,7 @@ def study_of(
     ----------
     model
         The full-precision transformer; it does not change. With ``activations``, its Linears will
-        do (:func:`dpqlab.evaluation.bare_linears.linears_of`).
+        do (:func:`dpqlab.studies.bare_linears.linears_of`).
     plan
         Its codec is used; its budget is not.
     layer

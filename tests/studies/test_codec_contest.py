@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.evaluation.codec_contest import BUNDLED, Contest, bundled_contest, contest_of
+from dpqlab.studies.codec_contest import BUNDLED, Contest, bundled_contest, contest_of
 
 
 def record(codec, bits, error, *, pairs=(), kind="attn1.to_q", metric="relative_weight_error"):

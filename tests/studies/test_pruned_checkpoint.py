@@ -10,9 +10,9 @@ from dpqlab.cli import main
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation import pruned_checkpoint
-from dpqlab.evaluation.pruned_checkpoint import PruneTask, prune_checkpoint
 from dpqlab.nn.surgery import ledger_of_model
+from dpqlab.studies import pruned_checkpoint
+from dpqlab.studies.pruned_checkpoint import PruneTask, prune_checkpoint
 from tests.tiny import tiny_dit
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.evaluation.codewords import Removal
-from dpqlab.evaluation.pruning_runs import (
+from dpqlab.studies.codewords import Removal
+from dpqlab.studies.pruning_runs import (
     ERRORS,
     PARTS,
     PoolPoint,
@@ -23,7 +23,7 @@ from dpqlab.evaluation.pruning_runs import (
     equal_bits,
     front,
 )
-from dpqlab.evaluation.removal_records import PoolRemovals, RemovalRecords, bundled_removals
+from dpqlab.studies.removal_records import PoolRemovals, RemovalRecords, bundled_removals
 
 
 def point(bits, error, budget=None):

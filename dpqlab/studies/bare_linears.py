@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from dpqlab.evaluation.layer_weights import BLOCKS, LayerWeights
+from dpqlab.studies.layer_weights import BLOCKS, LayerWeights
 
 
 def linears_of(weights: LayerWeights) -> nn.Module:

@@ -1,6 +1,6 @@
 """Removals on record: what pools of a model lose when codewords go, by every measure.
 
-``recipes/importance_fashion.py`` makes them with :func:`dpqlab.evaluation.codewords.race_steps`.
+``recipes/importance_fashion.py`` makes them with :func:`dpqlab.studies.codewords.race_steps`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, get_args
 from dpqlab.checkpoint.atomic import replace_file
 from dpqlab.diffusion.models import ASSETS
 from dpqlab.errors import CheckpointError
-from dpqlab.evaluation.codewords import MEASURES, Manner, Removal
+from dpqlab.studies.codewords import MEASURES, Manner, Removal
 
 MOST_BYTES = 2_000_000
 

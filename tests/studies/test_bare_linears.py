@@ -7,10 +7,10 @@ import torch
 
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
-from dpqlab.evaluation.bare_linears import linears_of
-from dpqlab.evaluation.layer_weights import LayerWeights
 from dpqlab.nn import preset
 from dpqlab.nn.targets import targets_of
+from dpqlab.studies.bare_linears import linears_of
+from dpqlab.studies.layer_weights import LayerWeights
 from tests.tiny import tiny_dit
 
 
