@@ -11,7 +11,8 @@
 # %% [markdown]
 # # One bit per weight: a tour
 #
-# *5 minutes to look, longer to play. No GPU, no network: choose* Run → Run All Cells.
+# *5 minutes to look, longer to play. No GPU, no network: choose* Run → Run All Cells, *wait for the
+# last picture (half a minute), and scroll back up.*
 #
 # A diffusion transformer draws an image by removing noise from it, step after step. All that it has
 # learned is in its **weights**: large matrices of numbers, of 32 or 16 bits each. This tour shows
@@ -73,7 +74,8 @@ Prediction(
 # `log2(k) / d`. *Who shares a codebook* is the one dial between **vector quantization** (VQ: the
 # whole layer) and **product quantization** (PQ: each column position has its own).
 #
-# Try: drag `k` down, and watch the error and the bits move against each other. → `01_vq_vs_pq`
+# Try: drag `k` down, and watch the error and the bits move against each other. →
+# [`01_vq_vs_pq`](01_vq_vs_pq.ipynb)
 
 # %%
 VQAgainstPQ()
@@ -82,7 +84,7 @@ VQAgainstPQ()
 # ## 2. Some codewords matter, some do not
 #
 # Codebooks cost bits too. Which codewords could go? The number of times a codeword is used is an
-# easy answer. It is not the best one. → `02_codebook_importance`
+# easy answer. It is not the best one. → [`02_codebook_importance`](02_codebook_importance.ipynb)
 
 # %%
 CodebookImportance()
@@ -90,7 +92,8 @@ CodebookImportance()
 # %% [markdown]
 # ## 3. Prune the pool
 #
-# Slide the budget: bytes, error and images follow. → `03_pruning_the_pool`
+# Slide the budget: bytes, error and images follow. →
+# [`03_pruning_the_pool`](03_pruning_the_pool.ipynb)
 
 # %%
 PoolPruning()
@@ -100,7 +103,7 @@ PoolPruning()
 #
 # This is where the middle row becomes the bottom row. Press ▶ to replay the run. With
 # `live: on this machine` you can train one yourself: a minute on two CPU cores.
-# → `04_calibration`
+# → [`04_calibration`](04_calibration.ipynb)
 
 # %%
 CalibrationView("best-1bit")
@@ -109,7 +112,8 @@ CalibrationView("best-1bit")
 # ## 5. Where the error goes
 #
 # Each block adds its error to that of the blocks before it, and each sampling step starts from what
-# the step before left behind. Click a cell. → `05_error_accumulation`
+# the step before left behind. Click a cell. →
+# [`05_error_accumulation`](05_error_accumulation.ipynb)
 
 # %%
 ErrorMap()
@@ -123,8 +127,11 @@ ErrorMap()
 #   teacher does* brings it back. The codes have to move as well.
 # - True bits count everything: codes, codebooks, scales, biases.
 #
-# **Next:** `01_vq_vs_pq` to `05_error_accumulation` take one idea each, with something to predict
-# and something to solve. `06_sampling_and_speed` measures this machine, `07_your_own_model`
+# **Next:** [`01_vq_vs_pq`](01_vq_vs_pq.ipynb) to
+# [`05_error_accumulation`](05_error_accumulation.ipynb) take one idea each, with something to
+# predict
+# and something to solve. [`06_sampling_and_speed`](06_sampling_and_speed.ipynb) measures this
+# machine, [`07_your_own_model`](07_your_own_model.ipynb)
 # compresses a model of yours.
 #
 # **Used here:** `dpqlab.calibration.recording.bundled_recording`,

@@ -210,9 +210,10 @@ Plot(rate_distortion_by_kind(records), label="Error against true bits for every 
 # - Then, before calibration, **PQ wins only where positions differ** and many rows share the price:
 #   in adaLN, whose columns go together. Elsewhere VQ wins.
 # - PQ's codebooks cost 16 k bits over the number of rows. Wide models pay less; pruning helps:
-#   → `02_codebook_importance`, `03_pruning_the_pool`.
+#   → [`02_codebook_importance`](02_codebook_importance.ipynb),
+#   [`03_pruning_the_pool`](03_pruning_the_pool.ipynb).
 # - This was the error of the *weights*, before anything is trained. What training the codewords and
-#   the codes changes: → `04_calibration`.
+#   the codes changes: → [`04_calibration`](04_calibration.ipynb).
 #
 # **Functions used:** `dpqlab.core.fit_pool`, `encode`, `decode` (the codec),
 # `dpqlab.core.CodebookCodec` (the dial), `dpqlab.studies.layer_coding.code_layer`,

@@ -240,7 +240,7 @@ Exercise(
 # - A codeword may be used often and still be easy to replace. **Removal cost** counts what matters.
 # - It is exact for one codeword and wrong for many at once: **neighbours stand in for each other**.
 # - So codewords go in small rounds, and importances are made anew after each. That is what pruning
-#   does: → `03_pruning_the_pool`.
+#   does: → [`03_pruning_the_pool`](03_pruning_the_pool.ipynb).
 #
 # **Functions used:** `dpqlab.core.importance.importance` (the three measures),
 # `dpqlab.studies.codewords.study_of`, `least`, `without`, `output_error`, `race_steps`,

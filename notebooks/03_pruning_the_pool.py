@@ -16,7 +16,8 @@
 # **What you will see.** One model with fewer and fewer codewords: its bytes, its errors and its
 # images, at every step of the way.
 #
-# **Why it matters.** In `02_codebook_importance` you saw *which* codewords may go. Here you see
+# **Why it matters.** In [`02_codebook_importance`](02_codebook_importance.ipynb) you saw *which*
+# codewords may go. Here you see
 # *how many*: where pruning is free, where it begins to hurt, and where the model breaks.
 
 # %%
@@ -214,7 +215,7 @@ Exercise(
 #   saves more is that codes get shorter when codebooks fall below a power of two.
 # - Pruning is cheap at first; then the error doubles from point to point.
 # - **Without calibration this model stops drawing near 3 bits.** One and two bits are for
-#   calibrated models: → `04_calibration`.
+#   calibrated models: → [`04_calibration`](04_calibration.ipynb).
 # - A code that fits the budget from the start beats a finer one that is pruned to it. It takes
 #   **equal true bits** to say so.
 #

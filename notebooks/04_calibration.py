@@ -92,7 +92,7 @@ CalibrationView("best-1bit")
 
 # %% [markdown]
 # (To question 2: a block is fed by the student's own blocks before it, so it inherits their error
-# and adds its own. `05_error_accumulation` takes the two apart.)
+# and adds its own. [`05_error_accumulation`](05_error_accumulation.ipynb) takes the two apart.)
 #
 # ## Do it yourself
 #
@@ -184,4 +184,4 @@ Exercise(
 # `dpqlab.studies.live_calibration.live_calibration`,
 # `dpqlab.calibration.recording.bundled_recordings`, `dpqlab.viz.calibration_run.calibration_run`
 # and `compare_runs`, `dpqlab.core.relative_error`. From a terminal: `dpqlab calibrate --help`.
-# **Next:** `05_error_accumulation`.
+# **Next:** [`05_error_accumulation`](05_error_accumulation.ipynb).

@@ -142,7 +142,8 @@ Accordion([curves, pictured], titles=("errors of the blocks", "errors of the ima
 # Why can VQ hold its own here? A likely reason: PQ gives each column position its own codebook,
 # and a codebook costs bits. A layer that is 384 wide has only a few hundred rows to share the cost
 # of each codebook, so at equal true bits PQ has to do with fewer codewords. In a layer three times
-# as wide the same codebooks serve three times as many rows. `01_vq_vs_pq` lets you move that dial.
+# as wide the same codebooks serve three times as many rows. [`01_vq_vs_pq`](01_vq_vs_pq.ipynb)
+# lets you move that dial.
 #
 # A smaller error inside is not the goal: the image is. The second set of curves judges the same two
 # students by the images that they expect to draw.
@@ -186,9 +187,9 @@ Exercise(
 # - Two codecs can be compared at equal true bits only, and only by what was measured. Which one
 #   wins depends on the model and on its calibration.
 # - Calibration minimises exactly this: the error of the prediction and of every block's output
-#   (`04_calibration`).
+#   ([`04_calibration`](04_calibration.ipynb)).
 #
 # **Used here:** `dpqlab.tracing.load_trace`, `dpqlab.tracing.trace`,
 # `dpqlab.viz.error_map.error_map`, `dpqlab.viz.error_curve.error_curve`,
 # `dpqlab.widgets.ErrorMap`; the records were made by `recipes/trace_fashion.py`.
-# **Next:** `06_sampling_and_speed`.
+# **Next:** [`06_sampling_and_speed`](06_sampling_and_speed.ipynb).

@@ -197,4 +197,5 @@ Exercise(
 #
 # **Used here:** `dpqlab.nn.ledger_of_model`, `dpqlab.viz.ledger.ledger_bars`,
 # `dpqlab.nn.hold_decoded`, `dpqlab.diffusion.sample_images`, `dpqlab.evaluation.fidelity`. From a
-# terminal: `dpqlab sample`, `dpqlab inspect`. **Next:** `07_your_own_model`.
+# terminal: `dpqlab sample`, `dpqlab inspect`. **Next:**
+# [`07_your_own_model`](07_your_own_model.ipynb).

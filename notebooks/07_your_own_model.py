@@ -146,7 +146,7 @@ print("bit-equal:", torch.equal(wanted, found))
 # ## Trace it
 #
 # Along the sampling trajectory: how far is each block's output from the teacher's, at each step?
-# This is the map of `05_error_accumulation`, for your model.
+# This is the map of [`05_error_accumulation`](05_error_accumulation.ipynb), for your model.
 
 # %%
 pair = Pair(teacher=teacher, student=student, teacher_name="mine", student_name="mine, PQ and VQ")

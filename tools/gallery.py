@@ -128,7 +128,7 @@ def output_html(output: Any) -> str:
 
 
 def markdown_html(text: str) -> str:
-    """Return Markdown as HTML, formulas as MathML."""
+    """Return Markdown as HTML, formulas as MathML; notebooks that it links to are pages here."""
     import mistune
 
     formulas: list[str] = []
@@ -140,6 +140,7 @@ def markdown_html(text: str) -> str:
 
     render = mistune.create_markdown(plugins=["table"])
     page = str(render(_MATH.sub(keep, text)))
+    page = page.replace('.ipynb">', '.html">')  # to the neighbouring page, not to the notebook
     return re.sub(r"FORMULA(\d+)E", lambda found: formulas[int(found[1])], page)
 
 

@@ -157,3 +157,9 @@ def test_a_notebook_is_executed_and_drawn(tmp_path: Path) -> None:
     assert text.count("<img") == 2 and "best-2bit, recorded on" in text
     assert len(list((out / "pictures").iterdir())) == 2
     assert 10_000 < (pictures / "calibration.png").stat().st_size <= gallery.LARGEST_PICTURE
+
+
+def test_links_between_notebooks_are_links_between_pages():
+    html = gallery.markdown_html("Next: [`01_vq`](01_vq.ipynb), not [that](https://x.org/a.html).")
+    assert 'href="01_vq.html"' in html
+    assert 'href="https://x.org/a.html"' in html
