@@ -41,6 +41,25 @@ async function plotly(model) {
   }
 }
 
+/** Give slider handles the name beside them, which ipywidgets does not; once a page. */
+function nameSliders() {
+  if (page.naming) return;
+  page.naming = true;
+  const nameless = ".widget-slider .noUi-handle:not([aria-label])";
+  const name = () => {
+    for (const handle of document.querySelectorAll(nameless)) {
+      const label = handle.closest(".widget-slider").querySelector(".widget-label")?.textContent;
+      if (label) handle.setAttribute("aria-label", label);
+    }
+  };
+  let soon = 0;
+  new MutationObserver(() => {
+    clearTimeout(soon);
+    soon = setTimeout(name, 200);
+  }).observe(document.body, { childList: true, subtree: true });
+  name();
+}
+
 /** The colour of text where the figure stands: JupyterLab's, VS Code's, or the page's own. */
 function ink(element) {
   const style = getComputedStyle(element);
@@ -265,6 +284,7 @@ function render({ model, el }) {
     themes.observe(element, { attributes: true, attributeFilter: attributes });
 
   draw();
+  nameSliders();
   // an update sent right after the widget was made can be lost on its way
   let asked = 0;
   const empty = setInterval(() => {

@@ -75,6 +75,9 @@ def test_plots_and_pixels_in_jupyterlab(notebook, record_property):
     record_property("picture_512_ms", sorted(updates)[1])
     assert "k = 6" in page.locator(".dpqlab-plot").first.text_content()
 
+    page.wait_for_selector(".noUi-handle[aria-label='k']", timeout=5000)
+    assert page.locator(".noUi-handle:not([aria-label])").count() == 0
+
     heat = page.locator(".dpqlab-plot").nth(1)
     heat.focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowUp", "Enter"):
