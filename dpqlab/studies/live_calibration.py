@@ -36,10 +36,9 @@ STRIP_SEED, STRIP_STEPS = 5, 8
 class LiveConfig:
     """Settings of a calibration to be watched; the defaults were chosen for two CPU cores.
 
-    Measured on ten images of fixed seeds, 10 sampling steps: 40 training steps of ``vq-2bit`` take
-    the PSNR to the teacher's images from 10.9 to 19.7 dB, and the classifier's agreement from 1 to
-    10 of 10; the first 50 of 80 steps of ``pq-2bit``, from 9.8 to 17.4 dB, and from 2 to 7. A step
-    of ``pq-2bit`` took 1.2 s on two idle cores. Runs with moving codes were not measured.
+    Measured on ten images of fixed seeds: 40 training steps of ``vq-2bit`` take the PSNR to the
+    teacher's images from 10.9 to 19.3 dB, in 56 s on two idle cores, drawing included. The first 50
+    of 80 steps of ``pq-2bit`` take it from 9.8 to 17.4 dB. Runs with moving codes were not measured.
 
     Attributes
     ----------
