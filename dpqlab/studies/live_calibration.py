@@ -38,7 +38,7 @@ class LiveConfig:
 
     Measured on ten images of fixed seeds: 40 training steps of ``vq-2bit`` take the PSNR to the
     teacher's images from 10.9 to 19.3 dB, in 56 s on two idle cores, drawing included. The first 50
-    of 80 steps of ``pq-2bit`` take it from 9.8 to 17.4 dB. Runs with moving codes were not measured.
+    of 80 steps of ``pq-2bit`` take it from 9.8 to 17.4 dB. Moving codes were not measured.
 
     Attributes
     ----------
