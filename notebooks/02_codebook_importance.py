@@ -21,8 +21,9 @@
 # it; and the obvious way to choose them is not the best.
 
 # %%
-from dpqlab.studies.codewords import least, output_error, without
+from dpqlab.studies.codewords import output_error
 from dpqlab.studies.removal_records import bundled_removals
+from dpqlab.studies.removals import least, without
 from dpqlab.viz.importance import promise_and_damage, removal_race
 from dpqlab.widgets import CodebookImportance, Exercise, Plot, Prediction
 
@@ -243,5 +244,5 @@ Exercise(
 #   does: → [`03_pruning_the_pool`](03_pruning_the_pool.ipynb).
 #
 # **Functions used:** `dpqlab.core.importance.importance` (the three measures),
-# `dpqlab.studies.codewords.study_of`, `least`, `without`, `output_error`, `race_steps`,
-# `dpqlab.viz.importance.codeword_map`, `removal_race`, `promise_and_damage`.
+# `dpqlab.studies.codewords.study_of`, `output_error`, `dpqlab.studies.removals.least`, `without`,
+# `race_steps`, `dpqlab.viz.importance.codeword_map`, `removal_race`, `promise_and_damage`.

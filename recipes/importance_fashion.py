@@ -9,7 +9,7 @@ name stops there.
 Then for some kinds of layers, with the codebooks that the preset's k-means makes: the least
 important codewords are removed by usage, weighted usage and removal cost, once by one ranking and
 once in rounds with new ones, and the output error of the layers is measured on activations that
-nothing was chosen by (``dpqlab.studies.codewords``). Writes ``importance-PRESET.json``. Five
+nothing was chosen by (``dpqlab.studies.removals``). Writes ``importance-PRESET.json``. Five
 minutes on one CPU core, nearly all of it for the removal costs in rounds.
 """
 
@@ -37,16 +37,9 @@ from dpqlab.studies.codeword_inputs import (
     InputRecord,
     activations_of,
 )
-from dpqlab.studies.codewords import (
-    MEASURES,
-    SHARES,
-    CodewordStudy,
-    Removal,
-    output_error,
-    race_steps,
-    study_of,
-)
+from dpqlab.studies.codewords import MEASURES, CodewordStudy, output_error, study_of
 from dpqlab.studies.removal_records import PoolRemovals, RemovalRecords
+from dpqlab.studies.removals import SHARES, Removal, race_steps
 
 PRESETS = ("dpq-4bit",)
 TEACHER = "fashion-dit"

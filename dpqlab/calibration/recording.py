@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +10,21 @@ import numpy as np
 
 from dpqlab.calibration.loop import CalibrationRecord
 from dpqlab.checkpoint import read_config
-from dpqlab.checkpoint.atomic import replace_file
+from dpqlab.checkpoint.arrays import ABOUT, ArraySpec, names_in, read_described, write_described
+from dpqlab.checkpoint.documents import closed
+from dpqlab.checkpoint.records import FileKind, reading, record_of
 from dpqlab.diffusion.models import ASSETS
 from dpqlab.errors import CheckpointError, ConfigError
 
 RUNS = ASSETS / "fashion-dit-runs"
 TEACHER = "teacher"
 """Name of the recording that holds no course, only what the teacher draws from the same seeds."""
-_NAMES = {"about", "strips", "strip_steps"}
+KIND = FileKind(what="a recording", maker="recipes/calibrate_fashion.py", limit=1 << 28)
+_ABOUT = {"name": str, "records": list, "config": dict}
+_STRIPS = {
+    "strips": ArraySpec(kind="u", dtype="uint8", shape=(None,) * 5),
+    "strip_steps": ArraySpec(kind="iu", shape=(None,)),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,14 +68,8 @@ class Recording:
             "records": [record.to_dict() for record in self.records],
             "config": self.config,
         }
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
-            strips=self.strips,
-            strip_steps=np.asarray(self.strip_steps, dtype=np.int64),
-        )
-        replace_file(path, buffer.getvalue())
+        steps = np.asarray(self.strip_steps, dtype=np.int64)
+        write_described(path, about, {"strips": self.strips, "strip_steps": steps})
 
     @classmethod
     def load(cls, path: Path) -> Recording:
@@ -81,25 +78,21 @@ class Recording:
         Raises
         ------
         CheckpointError
-            If the file is something else.
+            If the file is missing, damaged, or something else.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                if set(file.files) != _NAMES:
-                    raise CheckpointError(f"{path} holds {sorted(file.files)}: no recording")
-                about = json.loads(file["about"].tobytes())
-                strips, steps = file["strips"], file["strip_steps"]
-            if strips.ndim != 5 or strips.dtype != np.uint8 or steps.shape != strips.shape[:1]:
-                raise CheckpointError(f"{path} has strips of shape {strips.shape}: no recording")
+        with reading(path, KIND):
+            about, arrays = read_described(path, _STRIPS, kind=KIND)
+            about = closed(about, "its description", _ABOUT)
+            strips, steps = arrays["strips"], arrays["strip_steps"]
+            if steps.shape != strips.shape[:1]:
+                raise ValueError(f"it has {len(strips)} strips and the steps of {len(steps)}")
             return cls(
-                name=str(about["name"]),
-                records=_records(about["records"]),
+                name=about["name"],
+                records=tuple(record_of(CalibrationRecord, one) for one in about["records"]),
                 strips=strips,
                 strip_steps=tuple(steps.tolist()),
-                config=dict(about["config"]),
+                config=about["config"],
             )
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"{path} cannot be read as a recording: {error}") from None
 
 
 def bundled_recordings(folder: Path = RUNS) -> tuple[Recording, ...]:
@@ -145,16 +138,4 @@ def recorded_on(name: str) -> str:
 
 def _is_recording(path: Path) -> bool:
     """Whether a file has the parts of a recording: other runs are kept beside them."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return {name.removesuffix(".npy") for name in file.namelist()} == _NAMES
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _records(values: Sequence[dict[str, Any]]) -> tuple[CalibrationRecord, ...]:
-    names = {field.name for field in fields(CalibrationRecord)}
-    for value in values:
-        if value.keys() != names:
-            raise ValueError(f"a record has the keys {sorted(value)}")
-    return tuple(CalibrationRecord.from_dict(value) for value in values)
+    return names_in(path) == {ABOUT, *_STRIPS}

@@ -20,15 +20,17 @@ Json = Any
 NUMBER = (int, float)
 
 
-def parse_json(data: bytes, what: str) -> Json:
+def parse_json(data: bytes, what: str, *, bits: int = 53) -> Json:
     """Parse UTF-8 JSON from an untrusted source.
 
     Raises
     ------
     CheckpointError
-        For anything but strict JSON with unique keys, finite floats and whole numbers up to 2**53.
-        ``what`` names the source.
+        For anything but strict JSON with unique keys, finite floats and whole numbers up to
+        ``2**bits``. ``what`` names the source.
     """
+    largest = 2**bits
+    digits = len(str(largest)) + 1
 
     def number(text: str) -> float:
         value = float(text)
@@ -37,8 +39,8 @@ def parse_json(data: bytes, what: str) -> Json:
         return value
 
     def whole(text: str) -> int:
-        if len(text) > 17 or abs(int(text)) > MAX_INTEGER:
-            raise ValueError("a whole number is beyond 2**53")
+        if len(text) > digits or abs(int(text)) > largest:
+            raise ValueError(f"a whole number is beyond 2**{bits}")
         return int(text)
 
     def constant(text: str) -> float:

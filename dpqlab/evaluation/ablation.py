@@ -6,16 +6,22 @@ the report, notebooks and the app can show it where there are no records.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dpqlab.calibration.ablation import ablation_rows
+from dpqlab.checkpoint.records import FileKind, read_json, reading, record_of
 from dpqlab.diffusion.models import ASSETS
-from dpqlab.errors import CheckpointError
 from dpqlab.evaluation.bundled import DEFAULT_MODEL
 from dpqlab.evaluation.frechet import Interval
+
+_KIND = FileKind(
+    what="an ablation", maker="`python -m benchmarks.ablation --export FILE`", limit=2_000_000
+)
+# an unbiased distance may fall below 0, and so may a signal-to-noise ratio
+_SIGNED = ("value", "low", "high", "bias", "psnr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,26 +96,13 @@ class Ablation:
         return asdict(self) | {"results": [asdict(result) for result in self.results]}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Ablation:
-        """Build it from what :meth:`to_dict` returned; KeyError or TypeError for anything else."""
-        measured: dict[str, Any] = {
-            "teacher": Interval(**values["teacher"]),
-            "noise_floor": Interval(**values["noise_floor"]),
-            "results": in_order([_result(result) for result in values["results"]]),
-        }
-        return cls(**values | measured)
+    def from_dict(cls, values: Any) -> Ablation:
+        """Build it from what :meth:`to_dict` returned; ValueError for anything else."""
+        found = record_of(cls, values, signed=_SIGNED)
+        return replace(found, results=in_order(found.results))
 
 
-def _result(values: dict[str, Any]) -> AblationResult:
-    excess = values["excess_fcd"]
-    intervals: dict[str, Any] = {
-        "fcd": Interval(**values["fcd"]),
-        "excess_fcd": None if excess is None else Interval(**excess),
-    }
-    return AblationResult(**values | intervals)
-
-
-def in_order(results: list[AblationResult]) -> tuple[AblationResult, ...]:
+def in_order(results: Iterable[AblationResult]) -> tuple[AblationResult, ...]:
     """Sort into the order of :func:`dpqlab.calibration.ablation.ablation_rows`."""
     order = {name: index for index, name in enumerate(ablation_rows())}
     return tuple(sorted(results, key=lambda result: order.get(result.name, len(order))))
@@ -123,13 +116,8 @@ def read_ablation(path: Path) -> Ablation:
     CheckpointError
         If the file is missing, or something else.
     """
-    try:
-        return Ablation.from_dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as an ablation: {error!r}; `python -m benchmarks.ablation "
-            "--export FILE` writes one from the benchmark records"
-        ) from None
+    with reading(path, _KIND):
+        return Ablation.from_dict(read_json(path, _KIND))
 
 
 def bundled_ablation(model: str = DEFAULT_MODEL) -> Ablation | None:

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dpqlab.errors import CheckpointError
-from dpqlab.evaluation.arrays import ArraySpec, read_npz, write_npz
+from dpqlab.checkpoint.arrays import ArraySpec, read_npz, write_npz
+from dpqlab.checkpoint.records import FileKind, reading
 from dpqlab.evaluation.frechet import Interval
 from dpqlab.evaluation.statistics import FeatureStatistics
 
 _INTERVAL_FIELDS = ("value", "low", "high", "standard_error", "bias")
+_KIND = FileKind(
+    what="a reference of real images", maker="recipes/train_feature_net.py", limit=1 << 31
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,22 +70,16 @@ class Reference:
             "halves": ArraySpec(kind="f"),
             "floor_precision_recall": ArraySpec(kind="f", shape=(2,)),
         }
-        arrays = read_npz(
-            path, specs | FeatureStatistics.specs("train_") | FeatureStatistics.specs("test_")
-        )
-        train, test = (
-            FeatureStatistics.from_prefixed(arrays, prefix, where=str(path))
-            for prefix in ("train_", "test_")
-        )
-        width = arrays["real_features"].shape[1]
-        if (
-            train.mean.shape != (width,)
-            or test.mean.shape != (width,)
-            or train.feature_net != test.feature_net
-        ):
-            raise CheckpointError(
-                f"{path} mixes statistics of different feature networks. Make it again."
+        specs |= FeatureStatistics.specs("train_") | FeatureStatistics.specs("test_")
+        with reading(path, _KIND):
+            arrays = read_npz(path, specs, kind=_KIND)
+            train, test = (
+                FeatureStatistics.from_prefixed(arrays, prefix) for prefix in ("train_", "test_")
             )
+            width = arrays["real_features"].shape[1]
+            widths = {train.mean.shape, test.mean.shape, (width,)}
+            if len(widths) > 1 or train.feature_net != test.feature_net:
+                raise ValueError("it mixes statistics of different feature networks")
         precision, recall = map(float, arrays["floor_precision_recall"])
         floor = dict(zip(_INTERVAL_FIELDS, map(float, arrays["floor"]), strict=True))
         return cls(

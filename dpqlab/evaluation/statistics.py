@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dpqlab.checkpoint.arrays import ArraySpec, read_npz, text, write_npz
+from dpqlab.checkpoint.records import FileKind, reading
 from dpqlab.errors import CheckpointError, ConfigError, ShapeError
-from dpqlab.evaluation.arrays import ArraySpec, read_npz, text, write_npz
 
+_KIND = FileKind(what="statistics of features", maker="`FeatureStatistics.save`", limit=1 << 31)
 _SPECS = {
     "mean": ArraySpec(kind="f", shape=(None,)),
     "covariance": ArraySpec(kind="f", shape=(None, None)),
@@ -100,10 +102,14 @@ class FeatureStatistics:
         }
 
     @classmethod
-    def from_prefixed(
-        cls, arrays: Mapping[str, np.ndarray], prefix: str, *, where: str
-    ) -> FeatureStatistics:
-        """Rebuild statistics from the arrays of the file ``where``, which prefixes their names."""
+    def from_prefixed(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> FeatureStatistics:
+        """Rebuild statistics from the arrays of a file that prefixes their names.
+
+        Raises
+        ------
+        CheckpointError
+            If they are none; :func:`~dpqlab.checkpoint.records.reading` adds the file.
+        """
         try:
             return cls(
                 mean=arrays[f"{prefix}mean"].astype(np.float64),
@@ -113,7 +119,9 @@ class FeatureStatistics:
                 feature_net=text(arrays[f"{prefix}feature_net"]),
             )
         except ShapeError as error:
-            raise CheckpointError(f"{where} holds no usable statistics: {error}") from error
+            raise CheckpointError(
+                f"{prefix}mean and {prefix}covariance are no usable statistics: {error}"
+            ) from error
 
     def require_network(self, feature_net: str) -> None:
         """Raise ConfigError if a known network other than ``feature_net`` made these statistics.
@@ -129,7 +137,7 @@ class FeatureStatistics:
 
     @staticmethod
     def specs(prefix: str = "") -> dict[str, ArraySpec]:
-        """Describe :meth:`arrays` to :func:`~dpqlab.evaluation.arrays.read_npz`."""
+        """Describe :meth:`arrays` to :func:`~dpqlab.checkpoint.arrays.read_npz`."""
         return {prefix + key: spec for key, spec in _SPECS.items()}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -139,4 +147,5 @@ class FeatureStatistics:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureStatistics:
         """Read what :meth:`save` wrote; raises CheckpointError for anything else."""
-        return cls.from_prefixed(read_npz(path, cls.specs()), "", where=str(path))
+        with reading(path, _KIND):
+            return cls.from_prefixed(read_npz(path, cls.specs(), kind=_KIND))

@@ -8,12 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from dpqlab.errors import CheckpointError, ConfigError, ShapeError
-from dpqlab.evaluation.arrays import ArraySpec, read_npz, write_npz
+from dpqlab.checkpoint.arrays import ArraySpec, read_npz, write_npz
+from dpqlab.checkpoint.records import FileKind, reading
+from dpqlab.errors import ConfigError, ShapeError
 from dpqlab.evaluation.config import EvaluationConfig
 from dpqlab.evaluation.statistics import FeatureStatistics
 
 _PROTOCOL = ("images", "steps", "guidance", "seed")
+_SPECS = {
+    "features": ArraySpec(kind="f", shape=(None, None)),
+    "predictions": ArraySpec(kind="i", shape=(None,)),
+    "protocol": ArraySpec(kind="f", shape=(len(_PROTOCOL),)),
+    "images": ArraySpec(kind="u", shape=(None, None, None, None), optional=True),
+    **FeatureStatistics.specs("other_"),
+}
+_KIND = FileKind(what="samples of a teacher", maker="`TeacherSamples.save`", limit=1 << 32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,30 +88,19 @@ class TeacherSamples:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TeacherSamples:
         """Read what :meth:`save` wrote; raises CheckpointError for anything else."""
-        arrays = read_npz(
-            path,
-            {
-                "features": ArraySpec(kind="f", shape=(None, None)),
-                "predictions": ArraySpec(kind="i", shape=(None,)),
-                "protocol": ArraySpec(kind="f", shape=(len(_PROTOCOL),)),
-                "images": ArraySpec(kind="u", shape=(None, None, None, None), optional=True),
+        with reading(path, _KIND):
+            arrays = read_npz(path, _SPECS, kind=_KIND)
+            images, steps, guidance, seed = arrays["protocol"].tolist()
+            protocol = {
+                "images": int(images),
+                "steps": int(steps),
+                "guidance": guidance,
+                "seed": int(seed),
             }
-            | FeatureStatistics.specs("other_"),
-        )
-        images, steps, guidance, seed = arrays["protocol"].tolist()
-        protocol = {
-            "images": int(images),
-            "steps": int(steps),
-            "guidance": guidance,
-            "seed": int(seed),
-        }
-        try:
             return cls(
                 features=arrays["features"].astype(np.float32),
                 predictions=arrays["predictions"].astype(np.int64),
                 images=arrays.get("images"),
-                other=FeatureStatistics.from_prefixed(arrays, "other_", where=str(path)),
+                other=FeatureStatistics.from_prefixed(arrays, "other_"),
                 protocol=protocol,
             )
-        except ShapeError as error:
-            raise CheckpointError(f"{path} holds no usable teacher samples: {error}") from error

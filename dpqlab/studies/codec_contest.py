@@ -7,7 +7,6 @@ Nothing that it says is believed before it is checked.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from dpqlab.checkpoint.atomic import replace_file
+from dpqlab.checkpoint.documents import Json, closed
+from dpqlab.checkpoint.records import FileKind, number, read_json, reading
 from dpqlab.diffusion.models import ASSETS
-from dpqlab.errors import CheckpointError, ConfigError
+from dpqlab.errors import ConfigError
 
 NEAR = 0.02  # true bits within this share are equal
-MOST_BYTES = 150_000
+KIND = FileKind(
+    what="a contest of codecs", maker="`python -m benchmarks.vq_vs_pq --export`", limit=150_000
+)
 BUNDLED = ASSETS / "fashion-dit-runs" / "vq-vs-pq.json"
 _COLUMNS = ("subject", "kind", "codec", "true_bits", "error", "rows")
-_KEYS = {"about", "points", "pairs"}
+_KEYS = {"about": dict, "points": list, "pairs": list}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,22 +122,13 @@ class Contest:
         CheckpointError
             If the file is not there, or something else.
         """
-        try:
-            if path.stat().st_size > MOST_BYTES:
-                raise ValueError(f"it is larger than {MOST_BYTES} bytes")
-            text = json.loads(path.read_bytes())
-            if not isinstance(text, dict) or set(text) != _KEYS:
-                raise ValueError(f"expected an object with {', '.join(sorted(_KEYS))}")
-            points = tuple(_point(row) for row in text["points"])
+        with reading(path, KIND):
+            found = closed(read_json(path, KIND), "it", _KEYS)
+            points = tuple(_point(row) for row in found["points"])
             if not points:
                 raise ValueError("it has no points")
-            pairs = tuple(_pair(points, pair) for pair in text["pairs"])
-            return cls(points=points, pairs=pairs, about=dict(text["about"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as a contest of codecs: {error}; expected a file that "
-                "python -m benchmarks.vq_vs_pq --export wrote"
-            ) from None
+            pairs = tuple(_pair(points, pair) for pair in found["pairs"])
+            return cls(points=points, pairs=pairs, about=found["about"])
 
 
 def bundled_contest() -> Contest:
@@ -184,7 +178,7 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _point(row: Any) -> CodecPoint:
+def _point(row: Json) -> CodecPoint:
     if not isinstance(row, list) or len(row) != len(_COLUMNS):
         raise ValueError(f"a point is a row of {', '.join(_COLUMNS)}: got {row!r}")
     words, numbers = row[:3], row[3:]
@@ -197,7 +191,7 @@ def _point(row: Any) -> CodecPoint:
     )
 
 
-def _pair(points: Sequence[CodecPoint], places: Any) -> CodecPair:
+def _pair(points: Sequence[CodecPoint], places: Json) -> CodecPair:
     if not (isinstance(places, list) and len(places) == 2 and all(type(i) is int for i in places)):
         raise ValueError(f"a pair is two numbers of points: got {places!r}")
     if not all(0 <= i < len(points) for i in places):
@@ -209,9 +203,7 @@ def _pair(points: Sequence[CodecPoint], places: Any) -> CodecPair:
     return CodecPair(vq=vq, pq=pq)
 
 
-def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    if not math.isfinite(value) or value <= 0:
+def _positive(value: Json) -> float:
+    if (found := number(value, signed=True)) <= 0:
         raise ValueError(f"{value!r} is not a positive number")
-    return float(value)
+    return found

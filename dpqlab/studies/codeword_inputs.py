@@ -7,9 +7,6 @@ matrix a layer, and is drawn when an output error is first asked for.
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpqlab.checkpoint.atomic import replace_file
+from dpqlab.checkpoint.arrays import ArraySpec, read_described, write_described
+from dpqlab.checkpoint.records import FileKind, reading
 from dpqlab.diffusion.inputs import inputs_of
 from dpqlab.diffusion.models import ASSETS
 from dpqlab.diffusion.sampling import SampleRequest
-from dpqlab.errors import CheckpointError
 
 GATHER_SEED, JUDGE_SEED = 50_000, 60_000
 IMAGES, STEPS, GUIDANCE = 5, 5, 1.5
-MOST_BYTES = 2_000_000
-_ABOUT = "about"
+KIND = FileKind(what="moments of inputs", maker="recipes/importance_fashion.py", limit=2_000_000)
+_MOMENTS = ArraySpec(kind="f", dtype="float32", shape=(None,))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,12 +94,7 @@ class InputRecord:
 
     def save(self, path: Path) -> None:
         """Write a compressed npz without pickled objects: an array a layer, and ``about``."""
-        text = json.dumps(self.about, allow_nan=False).encode()
-        arrays = {name: value.numpy() for name, value in self.moments.items()}
-        arrays[_ABOUT] = np.frombuffer(text, dtype=np.uint8)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        replace_file(path, buffer.getvalue())
+        write_described(path, self.about, {n: value.numpy() for n, value in self.moments.items()})
 
     @classmethod
     def load(cls, path: Path) -> InputRecord:
@@ -113,23 +105,12 @@ class InputRecord:
         CheckpointError
             If the file is not there, or something else.
         """
-        try:
-            if path.stat().st_size > MOST_BYTES:
-                raise ValueError(f"it has more than {MOST_BYTES} bytes")
-            with np.load(path, allow_pickle=False) as file:
-                arrays: dict[str, np.ndarray] = dict(file)
-            about = json.loads(arrays.pop(_ABOUT).tobytes())
+        with reading(path, KIND):
+            about, arrays = read_described(path, {}, kind=KIND, others=_MOMENTS)
             if not arrays:
                 raise ValueError("it has no layers")
-            return cls(
-                moments={name: _moments(name, value) for name, value in arrays.items()},
-                about=dict(about),
-            )
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as moments of inputs: {error}; expected a file that "
-                "recipes/importance_fashion.py wrote"
-            ) from None
+            moments = {name: _moments(name, value) for name, value in arrays.items()}
+            return cls(moments=moments, about=about)
 
 
 def bundled_inputs(source: str = "fashion-dit") -> InputRecord | None:
@@ -141,10 +122,6 @@ def bundled_inputs(source: str = "fashion-dit") -> InputRecord | None:
 
 
 def _moments(name: str, value: np.ndarray) -> Tensor:
-    if value.dtype != np.float32 or value.ndim != 1 or not value.size:
-        raise ValueError(
-            f"{name} is {value.dtype} of shape {value.shape}: expected float32 of shape (in,)"
-        )
-    if not (np.isfinite(value) & (value >= 0)).all():
-        raise ValueError(f"{name} has a moment that is negative or not finite")
+    if not value.size or (value < 0).any():
+        raise ValueError(f"{name} has no moments, or one below 0")
     return torch.from_numpy(value)

@@ -1,27 +1,25 @@
-"""One pool under the lens: what each codeword is worth, where it is used, what removing costs.
+"""One pool under the lens: the codebooks of a kind of layer, and what is measured of them.
 
 Everything is computed on a kind of layer of a real model, in seconds on a CPU: the codebooks are
 those that ``compress_`` would make, importances come from activations of half of the classes, and
-the damage of a removal is judged on activations of the other half, which nothing was chosen by.
+damage is judged on activations of the other half, which nothing was chosen by.
+``codeword_use.py`` looks a codeword up, ``removals.py`` takes codewords away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dpqlab.core import CodebookCodec, Measure, Member, Pool, decode, reencode
-from dpqlab.core.budget import ranking
 from dpqlab.core.importance import importance_of_members, scope_of_rows
 from dpqlab.core.prune_record import output_power
 from dpqlab.core.refitting import weighted_errors
-from dpqlab.core.subvectors import split
 from dpqlab.errors import ConfigError
 from dpqlab.kernels.dispatch import best_assigner
 from dpqlab.nn.plan import Plan, kind_of
@@ -30,11 +28,6 @@ from dpqlab.nn.targets import Target, targets_of
 from dpqlab.studies.codeword_inputs import Activations, activations_of
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-ROUND = 0.1  # share of what is left that goes before importances are made anew
-
-Manner = Literal["at once", "in rounds"]
-"""Whether all codewords go by one ranking, or few at a time, each time with a new one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,66 +100,6 @@ class CodewordStudy:
     def energy(self) -> float:
         """The weighted error if all was lost: what removal costs are set against."""
         return sum(weighted_errors(member)[1] for member in self.members)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CodewordUse:
-    """One codeword: its values, its neighbours, and where it is used.
-
-    Attributes
-    ----------
-    entry, scope
-        Number in the pool, and the scope that it belongs to.
-    values
-        float32 (d,).
-    blocks, rows, positions
-        Of every sub-vector that uses it, (n,): index into the study's layers, row, position.
-    neighbours
-        The nearest codewords of its scope, nearest first.
-    distances
-        Euclidean distances to them.
-    worth, rank
-        What every measure says, and its place in the whole pool: 1 is the most important.
-    """
-
-    entry: int
-    scope: int
-    values: np.ndarray
-    blocks: np.ndarray
-    rows: np.ndarray
-    positions: np.ndarray
-    neighbours: tuple[int, ...]
-    distances: tuple[float, ...]
-    worth: dict[Measure, float]
-    rank: dict[Measure, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Removal:
-    """What removing codewords did.
-
-    Attributes
-    ----------
-    measure, manner
-        What chose them, and how.
-    removed, share
-        How many went; of all codewords.
-    predicted
-        The sum of their single removal costs, a rise of the relative weighted error; None in
-        rounds.
-    felt
-        The true rise of the relative weighted error, on the activations that chose.
-    output_error
-        Relative squared error of the layers' outputs on held-out activations.
-    """
-
-    measure: Measure
-    manner: Manner
-    removed: int
-    share: float
-    predicted: float | None
-    felt: float
-    output_error: float
 
 
 def sharing_of(model: Any, plan: Plan, layer: str) -> list[Target]:
@@ -245,124 +178,8 @@ def study_of(
         preset=plan.name,
         codec=codec,
         names=tuple(names),
-        members=tuple(_moved(member, pool) for member in members),
+        members=tuple(recoded(member, pool) for member in members),
         activations=known,
-    )
-
-
-def use_of(study: CodewordStudy, entry: int, *, neighbours: int = 5) -> CodewordUse:
-    """Look a codeword up.
-
-    Raises
-    ------
-    ConfigError
-        If the pool has no such codeword.
-    """
-    pool = study.pool
-    if not 0 <= entry < len(pool.entries):
-        raise ConfigError(
-            f"codeword {entry} is not in the pool: expected 0 to {len(pool.entries) - 1}"
-        )
-    scope = int(study.scope[entry])
-    found = [
-        (member.encoded.pool.entry_indices(member.encoded.codes, member.encoded.scope_of) == entry)
-        for member in study.members
-    ]
-    where = [hit.nonzero().numpy() for hit in found]
-    blocks = np.concatenate([np.full(len(hit), i) for i, hit in enumerate(where)])
-    places = np.concatenate(where)
-    start, stop = int(pool.base[scope]), int(pool.base[scope + 1])
-    book = pool.entries[start:stop].float()
-    far = (book - pool.entries[entry].float()).norm(dim=1)
-    far[entry - start] = torch.inf
-    near = far.argsort(stable=True)[: min(neighbours, len(book) - 1)]
-    return CodewordUse(
-        entry=entry,
-        scope=scope,
-        values=pool.entries[entry].float().numpy(),
-        blocks=blocks,
-        rows=places[:, 0],
-        positions=places[:, 1],
-        neighbours=tuple(int(i) + start for i in near),
-        distances=tuple(float(far[i]) for i in near),
-        worth={m: float(study.worth_by(m)[entry]) for m in MEASURES},
-        rank={m: _rank(study.worth_by(m), entry) for m in MEASURES},
-    )
-
-
-def _rank(worth: Tensor, entry: int) -> int:
-    return int((worth > worth[entry]).sum()) + 1
-
-
-def subvectors_of(study: CodewordStudy, scope: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return all sub-vectors of a scope, float32 (n, d) in units of the row scale, and their codes.
-
-    Codes are entries of the pool, int64 (n,).
-    """
-    points: list[Tensor] = []
-    entries: list[Tensor] = []
-    for member in study.members:
-        encoded = member.encoded
-        mine = encoded.scope_of == scope
-        sub = split(member.weight.float(), encoded.pool.d)[:, mine]
-        if encoded.scale is not None:
-            sub = sub / encoded.scale.float()[:, None, None].clamp(min=1e-12)
-        points.append(sub.flatten(0, 1))
-        entries.append(encoded.pool.entry_indices(encoded.codes, encoded.scope_of)[:, mine])
-    return torch.cat(points).numpy(), torch.cat([e.flatten() for e in entries]).numpy()
-
-
-def least(study: CodewordStudy, measure: Measure, count: int) -> Tensor:
-    """Return which ``count`` codewords a measure calls least important, bool (P,).
-
-    The best codeword of every scope stays, whatever it is worth.
-
-    Raises
-    ------
-    ConfigError
-        If fewer than one a scope would be left.
-    """
-    total, scopes = len(study.scope), len(study.pool.sizes)
-    if not 0 <= count <= total - scopes:
-        raise ConfigError(
-            f"{count} codewords cannot be removed: expected 0 to {total - scopes}, so that each of "
-            f"the {scopes} codebooks keeps one"
-        )
-    return _lowest(study.worth_by(measure), study.scope, count)
-
-
-def _lowest(worth: Tensor, scope: Tensor, count: int) -> Tensor:
-    gone = torch.zeros(len(scope), dtype=torch.bool)
-    gone[ranking(worth, scope).order[len(scope) - count :]] = True
-    return gone
-
-
-@torch.no_grad()
-def without(study: CodewordStudy, gone: Tensor) -> CodewordStudy:
-    """Remove codewords, bool (P,), and choose codes again; nothing is refitted."""
-    sizes = torch.bincount(study.scope[~gone], minlength=len(study.pool.sizes))
-    base = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-    pool = Pool(entries=study.pool.entries[~gone], base=base)
-    return replace(study, members=tuple(_moved(member, pool) for member in study.members))
-
-
-def removed(
-    study: CodewordStudy, measure: Measure, manner: Manner, after: CodewordStudy
-) -> Removal:
-    """Measure what a removal has left."""
-    total, count = len(study.scope), len(study.scope) - len(after.scope)
-    predicted = None
-    if manner == "at once":
-        costs = study.worth_by("removal")[least(study, measure, count)]
-        predicted = float(costs.sum()) / study.energy
-    return Removal(
-        measure=measure,
-        manner=manner,
-        removed=count,
-        share=count / total,
-        predicted=predicted,
-        felt=_missed(after) - _missed(study),
-        output_error=output_error(after),
     )
 
 
@@ -372,69 +189,13 @@ def output_error(study: CodewordStudy) -> float:
         return study.power_of(m.weight - decode(m.encoded) for m in study.members) / study.power
 
 
-def race_steps(
-    study: CodewordStudy,
-    shares: tuple[float, ...] = SHARES,
-    manners: tuple[Manner, ...] = ("at once", "in rounds"),
-) -> Iterator[Removal]:
-    """Remove more and more codewords by each measure, and measure what that does.
-
-    Parameters
-    ----------
-    study
-        With all codewords.
-    shares
-        Of codewords that are removed, rising.
-    manners
-        See :func:`remove_steps`.
-    """
-    total = len(study.scope)
-    most = total - len(study.pool.sizes)
-    counts = [min(round(share * total), most) for share in shares]
-    for manner in manners:
-        for measure in MEASURES:
-            now = study
-            for count in counts:
-                if manner == "at once":
-                    now = without(study, least(study, measure, count))
-                else:
-                    more = count - total + len(now.scope)
-                    *_, now = now, *remove_steps(now, measure, manner, more)
-                yield removed(study, measure, manner, now)
-
-
-def remove_steps(
-    study: CodewordStudy, measure: Measure, manner: Manner, count: int
-) -> Iterator[CodewordStudy]:
-    """Remove ``count`` codewords, and yield what is left: once, or after every round.
-
-    Parameters
-    ----------
-    study
-        Before.
-    measure
-        Chooses the codewords.
-    manner
-        ``"in rounds"`` takes a tenth of what is left at a time, with importances made anew.
-    count
-        As in :func:`least`.
-    """
-    if manner == "at once":
-        yield without(study, least(study, measure, count))
-        return
-    left = len(study.scope) - count
-    while (size := len(study.scope)) > left:
-        step = min(size - left, max(1, int(ROUND * size)))
-        with torch.no_grad():
-            study = without(study, _lowest(study.worth_by(measure), study.scope, step))
-        yield study
-
-
-def _missed(study: CodewordStudy) -> float:
+def weighted_error(study: CodewordStudy) -> float:
+    """Return the relative weighted error of the layers, on the activations that choose."""
     return sum(weighted_errors(member)[0] for member in study.members) / study.energy
 
 
-def _moved(member: Member, pool: Pool) -> Member:
+def recoded(member: Member, pool: Pool) -> Member:
+    """Return a layer with its codes chosen anew from another pool, by weighted error."""
     encoded = reencode(
         member.weight,
         member.encoded,

@@ -6,27 +6,29 @@ says is believed before it is checked.
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dpqlab.checkpoint.atomic import replace_file
+from dpqlab.checkpoint.arrays import ArraySpec, read_described, write_described
+from dpqlab.checkpoint.documents import Json, closed
+from dpqlab.checkpoint.records import FileKind, count, reading, record_of
 from dpqlab.diffusion.models import ASSETS
-from dpqlab.errors import CheckpointError, ConfigError
+from dpqlab.errors import ConfigError
 
 PARTS = ("codes", "table", "pool", "scale", "bias", "kept")
 """Of what is stored, in bits; ``kept`` is all that is not compressed."""
 ERRORS = ("weight_error", "weighted_error", "noise_error", "image_error")
-MOST_BYTES = 8_000_000  # of a file's arrays, unpacked
 MOST_POINTS = 64
-_NAMES = {"about", "samples", "teacher"}
+KIND = FileKind(what="a pruning run", maker="recipes/prune_fashion.py", limit=8_000_000)
+_PICTURES = {
+    "samples": ArraySpec(kind="u", dtype="uint8", shape=(None,) * 5),
+    "teacher": ArraySpec(kind="u", dtype="uint8", shape=(None,) * 4),
+}
+_ABOUT = {"name": str, "points": list, "labels": list, "about": dict}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,15 +137,7 @@ class PruningRun:
             "labels": list(self.labels),
             "about": self.about,
         }
-        text = json.dumps(about, allow_nan=False).encode()
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            about=np.frombuffer(text, dtype=np.uint8),
-            samples=self.samples,
-            teacher=self.teacher,
-        )
-        replace_file(path, buffer.getvalue())
+        write_described(path, about, {"samples": self.samples, "teacher": self.teacher})
 
     @classmethod
     def load(cls, path: Path) -> PruningRun:
@@ -154,35 +148,17 @@ class PruningRun:
         CheckpointError
             If the file is not there, or something else.
         """
-        try:
-            _check_size(path)
-            with np.load(path, allow_pickle=False) as file:
-                if set(file.files) != _NAMES:
-                    raise ValueError(f"it holds {sorted(file.files)}, not {sorted(_NAMES)}")
-                about = json.loads(file["about"].tobytes())
-                samples, teacher = file["samples"], file["teacher"]
+        with reading(path, KIND):
+            about, pictures = read_described(path, _PICTURES, kind=KIND)
+            about = closed(about, "its description", _ABOUT)
             return cls(
-                name=str(about["name"]),
+                name=about["name"],
                 points=tuple(_point(values) for values in about["points"]),
-                samples=samples,
-                teacher=teacher,
-                labels=tuple(_count(label) for label in about["labels"]),
-                about=dict(about["about"]),
+                samples=pictures["samples"],
+                teacher=pictures["teacher"],
+                labels=tuple(count(label) for label in about["labels"]),
+                about=about["about"],
             )
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            zipfile.BadZipFile,
-            ConfigError,
-        ) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as a pruning run: {error}; expected a file that "
-                "recipes/prune_fashion.py wrote"
-            ) from None
 
 
 def bundled_runs() -> tuple[str, ...]:
@@ -250,61 +226,8 @@ def equal_bits(
     return tuple(sorted(pairs, key=lambda pair: -pair[0].true_bits))
 
 
-def _check_size(path: Path) -> None:
-    """Refuse an archive that would unpack to more than a run can be."""
-    with zipfile.ZipFile(path) as archive:
-        total = sum(entry.file_size for entry in archive.infolist())
-    if total > MOST_BYTES:
-        raise ValueError(f"it unpacks to {total} bytes, more than {MOST_BYTES}")
-
-
-def _point(values: Mapping[str, Any]) -> RunPoint:
-    _check_keys(values, RunPoint)
-    parts = values["parts"]
-    if set(parts) != set(PARTS):
-        raise ValueError(f"parts are {sorted(parts)}, not {sorted(PARTS)}")
-    budget = values["budget"]
-    return RunPoint(
-        budget=None if budget is None else _number(budget),
-        share=_number(values["share"]),
-        codewords=_count(values["codewords"]),
-        parts={name: _count(parts[name]) for name in PARTS},
-        true_bits=_number(values["true_bits"]),
-        stored_bytes=_count(values["stored_bytes"]),
-        weight_error=_number(values["weight_error"]),
-        weighted_error=_number(values["weighted_error"]),
-        noise_error=_number(values["noise_error"]),
-        image_error=_number(values["image_error"]),
-        pools=tuple(_pool(pool) for pool in values["pools"]),
-    )
-
-
-def _pool(values: Mapping[str, Any]) -> PoolPoint:
-    _check_keys(values, PoolPoint)
-    return PoolPoint(
-        kind=str(values["kind"]),
-        form=str(values["form"]),
-        codewords=_count(values["codewords"]),
-        share=_number(values["share"]),
-        weighted_error=_number(values["weighted_error"]),
-    )
-
-
-def _check_keys(values: Mapping[str, Any], kind: type[RunPoint] | type[PoolPoint]) -> None:
-    expected = {field.name for field in fields(kind)}
-    if values.keys() != expected:
-        raise ValueError(f"a {kind.__name__} has the keys {sorted(values)}")
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{value!r} is not a finite number of 0 or more")
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is not a count")
-    return value
+def _point(values: Json) -> RunPoint:
+    point = record_of(RunPoint, values)
+    if point.parts.keys() != set(PARTS):
+        raise ValueError(f"parts are {sorted(point.parts)}, not {sorted(PARTS)}")
+    return replace(point, parts={name: point.parts[name] for name in PARTS})

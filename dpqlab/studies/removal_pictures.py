@@ -16,7 +16,8 @@ from dpqlab.core import Measure, decode
 from dpqlab.diffusion.sampling import SampleRequest, sample_steps, to_uint8
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
-from dpqlab.studies.codewords import CodewordStudy, Manner, remove_steps
+from dpqlab.studies.codewords import CodewordStudy
+from dpqlab.studies.removals import Manner, remove_steps
 
 
 @dataclass(frozen=True, kw_only=True)

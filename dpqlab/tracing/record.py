@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
-import zlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dpqlab.checkpoint.atomic import replace_file
-from dpqlab.errors import CheckpointError, ConfigError
+from dpqlab.checkpoint.arrays import ArraySpec, read_described, write_described
+from dpqlab.checkpoint.records import FileKind, reading, record_of
+from dpqlab.errors import ConfigError
 from dpqlab.tracing.compare import BINS, EDGES
 from dpqlab.tracing.steps import MEASURES, Measure
 
-_LIMIT = 1 << 28  # bytes of a file once unpacked; stops zip bombs
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
-    *(AttributeError, KeyError, TypeError, ValueError),  # of what the file describes
-)
+KIND = FileKind(what="a trace", maker="`dpqlab trace`", limit=1 << 28)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,15 +234,10 @@ class Trace:
 
     def save(self, path: Path) -> None:
         """Write a compressed npz without pickled objects; it appears whole or not at all."""
-        about = {"about": asdict(self.about)}
-        about |= {name: list(getattr(self, name)) for name in _LISTS}
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        arrays["counts"] = arrays["counts"].astype(np.uint32)
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer, about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8), **arrays
-        )
-        replace_file(Path(path), buffer.getvalue())
+        described = {name: getattr(self, name) for name in _LISTS}
+        about = asdict(_Description(about=self.about, **described))
+        arrays: dict[str, np.ndarray] = {name: getattr(self, name) for name in _ARRAYS}
+        write_described(path, about, arrays | {"counts": self.counts.astype(np.uint32)})
 
     @classmethod
     def load(cls, path: Path) -> Trace:
@@ -260,46 +248,37 @@ class Trace:
         CheckpointError
             If the file is missing, damaged, or something else.
         """
-        try:
-            size = sum(info.file_size for info in zipfile.ZipFile(path).infolist())
-            if size > _LIMIT:
-                raise ValueError(f"it unpacks to {size} bytes, more than {_LIMIT}")
-            with np.load(path, allow_pickle=False) as file:
-                if set(file.files) != {"about", *_ARRAYS}:
-                    raise ValueError(f"it holds {sorted(file.files)}")
-                about = json.loads(file["about"].tobytes())
-                arrays: dict[str, Any] = {name: file[name] for name in _ARRAYS}
-            return cls(about=_provenance(about.pop("about")), **_lists(about), **arrays)
-        except _DAMAGE as error:
-            raise CheckpointError(
-                f"{path} cannot be read as a trace: {error}; expected a file that "
-                "`dpqlab trace` wrote"
-            ) from None
+        with reading(path, KIND):
+            about, arrays = read_described(path, _ARRAYS, kind=KIND)
+            values: dict[str, Any] = {**vars(record_of(_Description, about)), **arrays}
+            return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Description:
+    """What a file says of its arrays: the fields of a trace that are none."""
+
+    about: Provenance
+    blocks: tuple[str, ...]
+    branches: tuple[str, ...]
+    timesteps: tuple[int, ...]
+    picture_steps: tuple[int, ...]
 
 
 _LISTS = ("blocks", "branches", "timesteps", "picture_steps")
-_ARRAYS = tuple(field.name for field in fields(Trace) if field.name not in (*_LISTS, "about"))
+_ARRAYS = {
+    "energy": ArraySpec(kind="f", shape=(None,) * 4),
+    "norm": ArraySpec(kind="f", shape=(None,) * 3),
+    "counts": ArraySpec(kind="iu", shape=(None,) * 5),
+    "output_energy": ArraySpec(kind="f", shape=(None,) * 3),
+    "output_norm": ArraySpec(kind="f", shape=(None,) * 2),
+    "latent_energy": ArraySpec(kind="f", shape=(None,) * 2),
+    "latent_norm": ArraySpec(kind="f", shape=(None,) * 2),
+    "image_error": ArraySpec(kind="f", shape=(None,) * 2),
+    "pictures": ArraySpec(kind="u", dtype="uint8", shape=(None,) * 6),
+}
 
 
 def _ratio(energy: np.ndarray, norm: np.ndarray) -> np.ndarray:
     """Divide; what is nothing and met exactly has no error."""
     return np.divide(energy, norm, out=np.zeros_like(energy), where=energy != 0)
-
-
-def _provenance(values: dict[str, Any]) -> Provenance:
-    kinds = {field.name: field.type for field in fields(Provenance)}
-    if values.keys() != kinds.keys():
-        raise ValueError(f"its provenance has the keys {sorted(values)}")
-    values = values | {"labels": tuple(int(label) for label in values["labels"])}
-    types = {"str": str, "int": int, "float": (int, float), "tuple[int, ...]": tuple}
-    for name, kind in kinds.items():
-        if not isinstance(values[name], types[str(kind)]) or isinstance(values[name], bool):
-            raise ValueError(f"{name} is {values[name]!r}")
-    return Provenance(**values)
-
-
-def _lists(values: dict[str, Any]) -> dict[str, Any]:
-    if values.keys() != set(_LISTS):
-        raise ValueError(f"its description has the keys {sorted(values)}")
-    kinds = {"blocks": str, "branches": str, "timesteps": int, "picture_steps": int}
-    return {name: tuple(kinds[name](value) for value in values[name]) for name in _LISTS}

@@ -14,6 +14,7 @@ from dpqlab.calibration.recording import (
     recorded_on,
 )
 from dpqlab.errors import CheckpointError, ConfigError
+from tests.archives import change_npz
 
 
 def record(step: int, true_bits: float) -> CalibrationRecord:
@@ -55,9 +56,7 @@ def test_recordings_are_found_by_their_files_and_sorted_by_bits(tmp_path: Path) 
 
 def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
     recording("b", 2.0).save(path := tmp_path / "b.npz")
-    with np.load(path) as file:
-        parts = {name: file[name] for name in file.files}
-    np.savez(path, **parts | {"about": np.zeros(4, np.uint8)})
+    change_npz(path, lambda arrays: arrays.update(about=np.zeros(4, np.uint8)))
     with pytest.raises(CheckpointError, match=r"b\.npz cannot be read"):
         bundled_recordings(tmp_path)
 

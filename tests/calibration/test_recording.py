@@ -10,6 +10,7 @@ import pytest
 from dpqlab.calibration import calibrate
 from dpqlab.calibration.recording import Recording
 from dpqlab.errors import CheckpointError
+from tests.archives import change_npz, in_about
 
 
 @pytest.fixture
@@ -48,23 +49,26 @@ def test_a_missing_file_is_refused(tmp_path: Path):
         Recording.load(tmp_path / "none.npz")
 
 
-@pytest.mark.parametrize("change", ["keys", "strips", "steps", "records"])
-def test_what_is_not_a_recording_is_refused(recording, tmp_path: Path, change: str):
+FORGED = {
+    "another array": lambda a: a.update(more=np.zeros(1)),
+    "strips of floats": lambda a: a.update(strips=a["strips"].astype(np.float32)),
+    "strips without steps": lambda a: a.update(strip_steps=a["strip_steps"][:1]),
+    "steps of floats": lambda a: a.update(strip_steps=a["strip_steps"] / 2),
+    "another key": in_about(lambda about: about["records"][0].update(renamed=0)),
+    "a key less": in_about(lambda about: about["records"][0].pop("revived")),
+    "a figure in words": in_about(lambda about: about["records"][0].update(total="1")),
+    "a figure that is not finite": in_about(lambda about: about["records"][0].update(total=np.nan)),
+    "a list of settings": in_about(lambda about: about.update(config=[])),
+    "no name": in_about(lambda about: about.pop("name")),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
+def test_what_is_not_a_recording_is_refused(recording, tmp_path: Path, forge):
     path = tmp_path / "run.npz"
     recording.save(path)
-    with np.load(path) as file:
-        arrays = dict(file)
-    if change == "keys":
-        arrays["more"] = np.zeros(1)
-    elif change == "strips":
-        arrays["strips"] = arrays["strips"].astype(np.float32)
-    elif change == "steps":
-        arrays["strip_steps"] = arrays["strip_steps"][:1]
-    else:
-        about = arrays["about"].tobytes().replace(b'"revived"', b'"renamed"')
-        arrays["about"] = np.frombuffer(about, dtype=np.uint8)
-    np.savez(path, **arrays)
-    with pytest.raises(CheckpointError, match=r"run\.npz"):
+    change_npz(path, forge)
+    with pytest.raises(CheckpointError, match=r"run\.npz cannot be read as a recording.*recipes/"):
         Recording.load(path)
 
 

@@ -74,6 +74,27 @@ def test_anything_else_is_refused_with_the_remedy(text: str, tmp_path: Path) -> 
         read_ablation(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("teacher", "value"), "0.1", "value: '0.1' is not a number"),
+        (("results", 0, "fcd", "low"), None, "low: None is not a number"),
+        (("results", 0, "true_bits"), -1, "true_bits: -1 is not a finite number of 0 or more"),
+        (("results", 0, "calibration_steps"), 0.5, "calibration_steps: 0.5 is not a count"),
+        (("results", 0, "device"), 3, "device is 3: expected str"),
+        (("guess",), 3, "Ablation has the keys"),
+    ],
+)
+def test_values_of_another_type_are_refused(place, value, message, tmp_path: Path) -> None:
+    values = inner = json.loads(json.dumps(study(result("mine")).to_dict()))
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "ablation.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=message):
+        read_ablation(tmp_path / "ablation.json")
+
+
 def test_one_ships_with_the_bundled_model_only() -> None:
     assert bundled_ablation() is not None
     assert bundled_ablation("another-dit") is None

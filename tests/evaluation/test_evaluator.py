@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from dpqlab.checkpoint.arrays import write_npz
 from dpqlab.errors import CheckpointError, ConfigError, ShapeError
-from dpqlab.evaluation.arrays import write_npz
 from dpqlab.evaluation.config import EvaluationConfig, requested_labels
 from dpqlab.evaluation.evaluator import (
     EvaluationResult,

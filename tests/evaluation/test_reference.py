@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dpqlab.checkpoint.arrays import write_npz
 from dpqlab.errors import CheckpointError
-from dpqlab.evaluation.arrays import write_npz
 from dpqlab.evaluation.reference import Reference
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpqlab.checkpoint.arrays import write_npz
 from dpqlab.errors import CheckpointError, ConfigError, ShapeError
-from dpqlab.evaluation.arrays import write_npz
 from dpqlab.evaluation.statistics import FeatureStatistics
 
 

@@ -9,7 +9,7 @@ from dpqlab.diffusion import models
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.nn.embedder import untie_embedders_
-from dpqlab.studies import codeword_inputs, codewords, removal_records
+from dpqlab.studies import codeword_inputs, removal_records, removals
 from dpqlab.studies.codeword_inputs import activations_of, bundled_inputs
 from dpqlab.studies.removal_records import bundled_removals
 from recipes import importance_fashion
@@ -45,7 +45,7 @@ def test_the_inputs_alone(assets, capsys):
 
 def test_the_recipe_from_end_to_end(assets, monkeypatch):
     monkeypatch.setattr(importance_fashion, "SHARES", (0.5,))
-    race = codewords.race_steps
+    race = removals.race_steps
     monkeypatch.setattr(importance_fashion, "race_steps", lambda study: race(study, (0.5,)))
     runs = assets / "fashion-dit-runs"
     main(["--out", str(runs)])

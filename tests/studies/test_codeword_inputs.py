@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,14 +29,9 @@ from dpqlab.studies.codeword_inputs import (
 )
 from dpqlab.studies.codewords import MEASURES, study_of
 from dpqlab.studies.layer_weights import LayerWeights
-from tests.tiny import tiny_dit
+from tests.archives import change_npz
 
 NAMES = [f"transformer_blocks.{i}.ff.net.2" for i in range(2)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_dit().requires_grad_(False)
 
 
 @pytest.fixture
@@ -101,12 +97,7 @@ CHANGES = {
 def test_what_was_changed_is_refused(name, record, tmp_path):
     path = tmp_path / "inputs.npz"
     record.save(path)
-    with np.load(path) as file:
-        arrays = {key: value.copy() for key, value in file.items()}
-    CHANGES[name](arrays)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    path.write_bytes(buffer.getvalue())
+    change_npz(path, CHANGES[name])
     with pytest.raises(CheckpointError, match="cannot be read as moments of inputs"):
         InputRecord.load(path)
 
@@ -121,7 +112,7 @@ def test_what_is_no_record_is_refused(tmp_path, monkeypatch):
             InputRecord.load(path)
     with pytest.raises(CheckpointError, match="importance_fashion"):
         InputRecord.load(tmp_path / "none.npz")
-    monkeypatch.setattr(codeword_inputs, "MOST_BYTES", 1)
+    monkeypatch.setattr(codeword_inputs, "KIND", replace(codeword_inputs.KIND, limit=1))
     with pytest.raises(CheckpointError, match="more than 1 bytes"):
         InputRecord.load(path)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import zipfile
 from dataclasses import replace
 
@@ -11,7 +9,6 @@ import numpy as np
 import pytest
 
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.studies.codewords import Removal
 from dpqlab.studies.pruning_runs import (
     ERRORS,
     PARTS,
@@ -23,7 +20,7 @@ from dpqlab.studies.pruning_runs import (
     equal_bits,
     front,
 )
-from dpqlab.studies.removal_records import PoolRemovals, RemovalRecords, bundled_removals
+from tests.archives import change_npz, in_about
 
 
 def point(bits, error, budget=None):
@@ -82,40 +79,28 @@ def test_pairs_have_equal_bits(run):
     assert equal_bits(run, other, within=0.01) == ()
 
 
-def rewritten(run, path, change):
-    """Save a run whose description was changed."""
-    run.save(path)
-    with np.load(path) as file:
-        arrays = dict(file)
-    about = json.loads(arrays["about"].tobytes())
-    change(about, arrays)
-    arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    path.write_bytes(buffer.getvalue())
-
-
 CHANGES = {
-    "a missing key": lambda about, arrays: about["points"][0].pop("share"),
-    "an unknown key": lambda about, arrays: about["points"][0].update(extra=1),
-    "another part": lambda about, arrays: about["points"][0]["parts"].update(gold=1),
-    "a negative error": lambda about, arrays: about["points"][1].update(noise_error=-1),
-    "no number": lambda about, arrays: about["points"][1].update(true_bits="4"),
-    "NaN": lambda about, arrays: about["points"][1].update(true_bits=float("nan")),
-    "a truth as a count": lambda about, arrays: about["points"][1].update(codewords=True),
-    "no points": lambda about, arrays: about.update(points=[]),
-    "points as text": lambda about, arrays: about.update(points="none"),
-    "too few labels": lambda about, arrays: about.update(labels=[1]),
-    "floats as pictures": lambda about, arrays: arrays.update(teacher=np.zeros((3, 1, 4, 4))),
-    "too few pictures": lambda about, arrays: arrays.update(samples=arrays["samples"][:1]),
-    "another array": lambda about, arrays: arrays.update(more=np.zeros(1)),
-    "objects": lambda about, arrays: arrays.update(samples=np.array([{}, {}], dtype=object)),
+    "a missing key": in_about(lambda about: about["points"][0].pop("share")),
+    "an unknown key": in_about(lambda about: about["points"][0].update(extra=1)),
+    "another part": in_about(lambda about: about["points"][0]["parts"].update(gold=1)),
+    "a negative error": in_about(lambda about: about["points"][1].update(noise_error=-1)),
+    "no number": in_about(lambda about: about["points"][1].update(true_bits="4")),
+    "NaN": in_about(lambda about: about["points"][1].update(true_bits=float("nan"))),
+    "a truth as a count": in_about(lambda about: about["points"][1].update(codewords=True)),
+    "no points": in_about(lambda about: about.update(points=[])),
+    "points as text": in_about(lambda about: about.update(points="none")),
+    "too few labels": in_about(lambda about: about.update(labels=[1])),
+    "floats as pictures": lambda arrays: arrays.update(teacher=np.zeros((3, 1, 4, 4))),
+    "too few pictures": lambda arrays: arrays.update(samples=arrays["samples"][:1]),
+    "another array": lambda arrays: arrays.update(more=np.zeros(1)),
+    "objects": lambda arrays: arrays.update(samples=np.array([{}, {}], dtype=object)),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_was_changed_is_refused(name, run, tmp_path):
-    rewritten(run, tmp_path / "run.npz", CHANGES[name])
+    run.save(tmp_path / "run.npz")
+    change_npz(tmp_path / "run.npz", CHANGES[name])
     with pytest.raises(CheckpointError, match="cannot be read as a pruning run"):
         PruningRun.load(tmp_path / "run.npz")
 
@@ -151,50 +136,3 @@ def test_the_runs_that_ship_can_be_loaded():
             assert len(front(run.points, error)) >= 2
     with pytest.raises(ConfigError, match="no pruning run is called 'x': expected one of dpq-4bit"):
         bundled_run("x")
-
-
-REMOVAL = Removal(
-    measure="usage",
-    manner="at once",
-    removed=3,
-    share=0.1,
-    predicted=0.01,
-    felt=-0.001,
-    output_error=0.2,
-)
-REMOVALS = RemovalRecords(
-    preset="tiny",
-    pools=(PoolRemovals(kind="ff", codewords=30, output_error=0.1, removals=(REMOVAL,)),),
-    about={},
-)
-
-
-def test_removals_come_back_or_are_refused(tmp_path):
-    path = tmp_path / "removals.json"
-    REMOVALS.save(path)
-    assert RemovalRecords.load(path) == REMOVALS
-    assert REMOVALS.of("ff") is REMOVALS.pools[0]
-    assert REMOVALS.of("attn") is None
-    text = path.read_text()
-    for old, new in (
-        ('"usage"', '"luck"'),
-        ('"at once"', '"later"'),
-        ("0.2", "-0.2"),
-        ("0.2", '"0.2"'),
-        ('"felt"', '"left"'),
-        ("{", "["),
-    ):
-        path.write_text(text.replace(old, new, 1))
-        with pytest.raises(CheckpointError, match="cannot be read as removals"):
-            RemovalRecords.load(path)
-
-
-def test_the_removals_that_ship():
-    assert bundled_removals("no-such") is None
-    found = bundled_removals("dpq-4bit")
-    assert found is not None
-    assert len(found.pools) == 4
-    for pool in found.pools:
-        by = {(r.measure, r.manner, r.share): r for r in pool.removals}
-        assert len(by) == len(pool.removals) == 54
-        assert all(r.output_error >= 0.5 * pool.output_error for r in pool.removals)

@@ -14,6 +14,7 @@ from dpqlab.tracing import Pair, Trace, TraceConfig, trace
 from tests.tiny import tiny_dit
 
 REQUEST = SampleRequest(labels=(0, 3, 7, 1, 9), steps=4, seed=3)
+CONFIG = TraceConfig(batch=2, pictures=3, shown=3)
 
 
 @pytest.fixture(autouse=True)
@@ -44,4 +45,4 @@ def pair(teacher: Any, student: Any) -> Pair:
 @pytest.fixture(scope="session")
 def traced(pair: Pair) -> Trace:
     """A trace of five images in batches of two; tests must not change it."""
-    return trace(pair, REQUEST, TraceConfig(batch=2, pictures=3, shown=3))
+    return trace(pair, REQUEST, CONFIG)

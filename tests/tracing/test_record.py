@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import pytest
 
 from dpqlab.errors import CheckpointError, ConfigError
 from dpqlab.nn.accounting import ledger_of_model
-from dpqlab.tracing import EDGES, MEASURES, Trace, TraceBuilder, TraceConfig, trace_steps
-from dpqlab.tracing.record import _LIMIT
-from tests.tracing.conftest import REQUEST
+from dpqlab.tracing import EDGES, MEASURES, Trace, TraceBuilder, trace_steps
+from dpqlab.tracing.record import KIND
+from tests.archives import change_npz, in_about
+from tests.tracing.conftest import CONFIG, REQUEST
 
 
 def test_a_trace_comes_back_as_it_was(traced: Trace, tmp_path: Path):
@@ -92,7 +92,7 @@ def test_the_nearest_picture(traced):
 
 def test_a_trace_that_was_stopped_keeps_whole_batches(pair, traced):
     builder = TraceBuilder(pair=pair, request=REQUEST)
-    steps = trace_steps(pair, REQUEST, TraceConfig(batch=2, pictures=3, shown=3))
+    steps = trace_steps(pair, REQUEST, CONFIG)
     for _ in range(3):
         builder.add(next(steps))
     with pytest.raises(ConfigError, match="no batch"):
@@ -135,12 +135,6 @@ def test_a_missing_file_is_refused(tmp_path: Path):
         Trace.load(tmp_path / "none.npz")
 
 
-def changed_about(arrays, change) -> None:
-    about = json.loads(arrays["about"].tobytes())
-    change(about)
-    arrays["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-
-
 FORGED = {
     "another array": lambda a: a.update(more=np.zeros(1)),
     "an array less": lambda a: a.pop("norm"),
@@ -150,13 +144,11 @@ FORGED = {
     "an error that is not finite": lambda a: a["energy"].__setitem__(0, np.nan),
     "an error below zero": lambda a: a["energy"].__setitem__(0, -1.0),
     "no JSON": lambda a: a.update(about=np.frombuffer(b"{", dtype=np.uint8)),
-    "a key less": lambda a: changed_about(a, lambda about: about["about"].pop("seed")),
-    "a list less": lambda a: changed_about(a, lambda about: about.pop("blocks")),
-    "bits in words": lambda a: changed_about(a, lambda about: about["about"].update(true_bits="1")),
-    "steps of pictures": lambda a: changed_about(
-        a, lambda about: about.update(picture_steps=[0, 0, 9])
-    ),
-    "a list for a dict": lambda a: changed_about(a, lambda about: about.update(about=[1])),
+    "a key less": in_about(lambda about: about["about"].pop("seed")),
+    "a list less": in_about(lambda about: about.pop("blocks")),
+    "bits in words": in_about(lambda about: about["about"].update(true_bits="1")),
+    "steps of pictures": in_about(lambda about: about.update(picture_steps=[0, 0, 9])),
+    "a list for a dict": in_about(lambda about: about.update(about=[1])),
 }
 
 
@@ -164,17 +156,14 @@ FORGED = {
 def test_what_is_not_a_trace_is_refused(traced, tmp_path: Path, forge):
     path = tmp_path / "trace.npz"
     traced.save(path)
-    with np.load(path) as file:
-        arrays = dict(file)
-    forge(arrays)
-    np.savez(path, **arrays)
+    change_npz(path, forge)
     with pytest.raises(CheckpointError, match=r"trace\.npz"):
         Trace.load(path)
 
 
 def test_a_file_that_unpacks_to_too_much_is_refused_unread(traced, tmp_path: Path):
     path = tmp_path / "trace.npz"
-    np.savez_compressed(path, norm=np.zeros(_LIMIT // 4 + 1, dtype=np.float32))
+    np.savez_compressed(path, norm=np.zeros(KIND.limit // 4 + 1, dtype=np.float32))
     assert path.stat().st_size < 1_000_000
     with pytest.raises(CheckpointError, match="unpacks"):
         Trace.load(path)

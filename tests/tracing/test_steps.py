@@ -18,7 +18,7 @@ from dpqlab.errors import ConfigError, ShapeError
 from dpqlab.nn.taps import block_outputs
 from dpqlab.tracing import MEASURES, Pair, TraceConfig, trace, trace_steps
 from tests.tiny import TINY, tiny_dit
-from tests.tracing.conftest import REQUEST
+from tests.tracing.conftest import CONFIG, REQUEST
 
 
 def relative(mine: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -136,7 +136,7 @@ def test_an_identical_student_has_no_error_at_all(teacher):
 
 @pytest.mark.parametrize("batch", [1, 5, 100])
 def test_the_batch_size_changes_nothing(pair, traced, batch):
-    other = trace(pair, REQUEST, TraceConfig(batch=batch, pictures=3, shown=3))
+    other = trace(pair, REQUEST, replace(CONFIG, batch=batch))
     for name in ("energy", "norm", "output_energy", "latent_energy", "latent_norm", "image_error"):
         np.testing.assert_allclose(getattr(other, name), getattr(traced, name), rtol=2e-3)
     assert other.picture_steps == traced.picture_steps
@@ -149,7 +149,7 @@ def test_the_batch_size_changes_nothing(pair, traced, batch):
 def test_it_can_wait_and_the_models_can_be_used_meanwhile(pair, traced):
     """Between two records nothing is hooked; whatever runs then changes nothing."""
     records = []
-    for record in trace_steps(pair, REQUEST, TraceConfig(batch=2, pictures=3, shown=3)):
+    for record in trace_steps(pair, REQUEST, CONFIG):
         records.append(record)
         assert not any(m._forward_hooks for p in (pair.teacher, pair.student) for m in p.modules())
         model_inputs(pair.teacher, replace(REQUEST, steps=1))
