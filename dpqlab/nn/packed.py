@@ -11,6 +11,7 @@ compute in, never what they store.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class PackedLinear(nn.Linear):
+class PackedLinear(nn.Linear, ABC):
     """Base of the layers with packed weights; subclasses say how to decode.
 
     Parameters
@@ -58,9 +59,9 @@ class PackedLinear(nn.Linear):
         """Say what the surrounding model works in; nothing that is stored changes."""
         self._compute_dtype = dtype
 
+    @abstractmethod
     def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weight, shape (out, in): decoded in float32, then rounded to ``dtype``."""
-        raise NotImplementedError
 
     def decoded_weight(self, dtype: torch.dtype) -> Tensor:
         """Return :meth:`decode`, or what :func:`hold_decoded` holds where that is as good."""

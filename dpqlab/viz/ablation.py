@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.ablation import Ablation, AblationResult
 from dpqlab.evaluation.frechet import Interval
+from dpqlab.viz.log_axis import tick_labels
 from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, INK, themed
 
 CHAINS = {
@@ -70,9 +71,8 @@ def ablation(study: Ablation, *, title: str = "") -> go.Figure:
     figure.update_xaxes(
         type="log",
         range=[math.log10(low), math.log10(high)],
-        tickvals=wanted,
-        ticktext=[f"{tick:g}" for tick in wanted],
         tickangle=0,
+        **tick_labels(wanted),
     )
     figure.update_yaxes(
         tickvals=list(ticks),

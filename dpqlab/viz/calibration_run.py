@@ -15,6 +15,7 @@ from dpqlab.calibration.loop import CalibrationRecord
 from dpqlab.calibration.recording import Recording
 from dpqlab.errors import ConfigError
 from dpqlab.viz.images import sheet
+from dpqlab.viz.log_axis import log_ticks, tick_labels
 from dpqlab.viz.theme import (
     BLUE,
     FAMILY_COLOURS,
@@ -31,6 +32,7 @@ FAMILIES = {"vq": "VQ", "pq": "PQ", "dpq": "DPQ", "best": "Best"}
 """Family of a run, for its colour and marker, by the first word of its name."""
 DASHES = ((1.2, "solid"), (1.5, "dash"), (float("inf"), "dot"))
 """Up to how many true bits the line of a run is drawn so."""
+BEYOND = 0.35  # decades: labels that plotly shows if it leaves them room
 LOWEST, HIGHEST = 1e-3, 1.0
 """Range of the colours of the blocks' errors, the same for every run."""
 PANELS = (
@@ -185,7 +187,7 @@ def compare_runs(recordings: Sequence[Recording], *, title: str = "") -> go.Figu
     themed(figure, title=title or "Calibrations compared", x="", y="", height=500)
     figure.update_layout(margin_t=84, legend_y=-0.24)
     totals = [record.total for recording in recordings for record in recording.records]
-    figure.update_yaxes(type="log", **log_ticks(totals))
+    figure.update_yaxes(type="log", **_log_labels(totals))
     figure.update_yaxes(title_text="held-out error", col=1)
     figure.update_xaxes(title_text="step", col=1)
     bits = [recording.true_bits for recording in recordings]
@@ -230,20 +232,10 @@ def _draw_run(figure: go.Figure, recording: Recording) -> None:
     )
 
 
-def log_ticks(values: Sequence[float]) -> dict[str, Any]:
-    """Return the ticks of a logarithmic axis over some positive values: 1, 2, 5 if they are near.
-
-    Examples
-    --------
-    >>> log_ticks([0.03, 0.06])["ticktext"]
-    ['0.02', '0.05', '0.1']
-    """
-    low, high = math.log10(max(min(values), 1e-12)), math.log10(max(max(values), 1e-12))
-    digits = (1,) if high - low > 1.5 else (1, 2, 5)
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in digits]
-    near = [tick for tick in ticks if low - 0.35 <= math.log10(tick) <= high + 0.35]
-    return {"tickvals": list(near), "ticktext": [f"{tick:g}" for tick in near]}
+def _log_labels(values: Sequence[float]) -> dict[str, Any]:
+    """Return the labels of a logarithmic axis that plotly fits to some values."""
+    low, high = max(min(values), 1e-12), max(max(values), 1e-12)
+    return tick_labels(log_ticks(low, high, beyond=BEYOND))
 
 
 def _draw_errors(
@@ -324,7 +316,7 @@ def _arrange(figure: go.Figure, records: Sequence[CalibrationRecord]) -> None:
     figure.update_xaxes(range=[-0.03 * last, 1.03 * last])
     figure.update_xaxes(title_text="step", row=2)
     drawn = [value for record in records for value in (record.total, record.output)]
-    figure.update_yaxes(type="log", **log_ticks(drawn), row=1, col=1)
+    figure.update_yaxes(type="log", **_log_labels(drawn), row=1, col=1)
     figure.update_yaxes(title_text="error", row=1, col=1)
     figure.update_yaxes(title_text="block", dtick=1, showgrid=False, row=1, col=2)
     figure.update_yaxes(autorange="reversed", row=1, col=2)  # the first block on top

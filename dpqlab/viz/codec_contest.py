@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dpqlab.errors import ConfigError
 from dpqlab.studies.codec_contest import CodecPair, CodecPoint, Contest
-from dpqlab.viz.log_axis import log_axis
+from dpqlab.viz.log_axis import log_axis, tick_labels
 from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, GREY, ORANGE, RULE, themed
 
 LAYER_NAMES = {
@@ -78,17 +79,24 @@ def with_marks(
     label: str = "here",
     trail: Sequence[Place] = (),
 ) -> go.Figure:
-    """Return a copy of :func:`rate_distortion_by_kind` with a star, and rings behind it.
+    """Return a copy of :func:`rate_distortion_by_kind` with :func:`marks`."""
+    copied = go.Figure(figure)
+    copied.add_traces(marks(kinds, here, label=label, trail=trail))
+    return copied
+
+
+def marks(
+    kinds: Sequence[str], here: Place, *, label: str = "here", trail: Sequence[Place] = ()
+) -> list[dict[str, Any]]:
+    """Return a star, and rings behind it, as traces for :func:`rate_distortion_by_kind`.
 
     What lies beyond the axes is drawn at their edge; its label tells the true place.
 
     Parameters
     ----------
-    figure
-        With a panel for each of ``kinds``.
     kinds
-        As ``contest.kinds`` gives them. A layer that is not among them stands in the panel of the
-        layer of its shape (``LIKE``).
+        As ``contest.kinds`` gives them: the panels. A layer that is not among them stands in the
+        panel of the layer of its shape (``LIKE``).
     here
         Where the star is: kind of layer, true bits, error.
     label
@@ -96,27 +104,35 @@ def with_marks(
     trail
         Earlier places.
     """
-    copied = go.Figure(figure)
     groups = ((trail, "earlier", "circle-open", 8, GREY), ((here,), label, "star", 17, ORANGE))
+    traces: list[dict[str, Any]] = []
     for places, name, symbol, size, colour in groups:
         for column, kind in enumerate(kinds, start=1):
             mine = [place for place in places if LIKE.get(place[0], place[0]) == kind]
             if mine:
                 axis = "" if column == 1 else str(column)
-                copied.add_scatter(
-                    x=[min(max(bits, _BITS[0]), _BITS[1]) for _, bits, _ in mine],
-                    y=[min(max(error, _ERRORS[0]), _ERRORS[1]) for _, _, error in mine],
-                    text=[f"{name}: {bits:.2f} bits, error {error:.3g}" for _, bits, error in mine],
-                    hovertemplate="%{text}<extra></extra>",
-                    mode="markers",
-                    name=name,
-                    showlegend=False,
-                    marker={"symbol": symbol, "size": size, "color": colour, "line_width": 1.5},
-                    cliponaxis=False,
-                    xaxis=f"x{axis}",
-                    yaxis=f"y{axis}",
+                look = {"symbol": symbol, "size": size, "color": colour, "line": {"width": 1.5}}
+                traces.append(
+                    {
+                        "type": "scatter",
+                        "x": [_within(bits, _BITS) for _, bits, _ in mine],
+                        "y": [_within(error, _ERRORS) for _, _, error in mine],
+                        "text": [f"{name}: {bits:.2f} bits, error {e:.3g}" for _, bits, e in mine],
+                        "hovertemplate": "%{text}<extra></extra>",
+                        "mode": "markers",
+                        "name": name,
+                        "showlegend": False,
+                        "marker": look,
+                        "cliponaxis": False,
+                        "xaxis": f"x{axis}",
+                        "yaxis": f"y{axis}",
+                    }
                 )
-    return copied
+    return traces
+
+
+def _within(value: float, span: tuple[float, float]) -> float:
+    return min(max(value, span[0]), span[1])
 
 
 def who_wins(contest: Contest, subject: str = "fashion-dit") -> go.Figure:
@@ -151,7 +167,7 @@ def who_wins(contest: Contest, subject: str = "fashion-dit") -> go.Figure:
     title = f"VQ against PQ at equal true bits: {subject}"
     themed(figure, title=title, x="error of VQ over error of PQ", y="", height=320)
     ticks = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2)
-    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    figure.update_xaxes(type="log", **tick_labels(ticks))
     figure.update_yaxes(gridcolor=RULE, categoryorder="array", categoryarray=list(names.values()))
     return figure
 

@@ -10,12 +10,12 @@ import plotly.graph_objects as go
 
 from dpqlab.errors import ConfigError
 from dpqlab.tracing import EDGES, Measure, Trace
+from dpqlab.viz.log_axis import log_ticks, tick_labels
 from dpqlab.viz.theme import themed
 from dpqlab.viz.trace_scale import (
     NAMES,
     check_alike,
     colour_of,
-    log_ticks,
     short_name,
     symbol_of,
 )
@@ -98,8 +98,7 @@ def error_curve(
     )
     positive = np.concatenate(drawn)
     low, high = (positive.min(), positive.max()) if len(positive) else (1e-4, 1.0)
-    ticks = log_ticks(low / 1.5, high * 1.5)
-    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    figure.update_yaxes(type="log", **tick_labels(log_ticks(low / 1.5, high * 1.5)))
     return figure
 
 

@@ -13,12 +13,12 @@ import plotly.graph_objects as go
 from dpqlab.errors import ConfigError
 from dpqlab.tracing import Measure, Trace
 from dpqlab.viz.error_map_layout import Grid, layout_of, name_of
+from dpqlab.viz.log_axis import log_ticks, tick_labels
 from dpqlab.viz.trace_pictures import ROWS, check_image, common_gain, png_uri, strip
 from dpqlab.viz.trace_scale import (
     check_alike,
     colour_of,
     error_range,
-    log_ticks,
     short_name,
     symbol_of,
 )
@@ -161,8 +161,8 @@ def _map(trace: Trace, errors: np.ndarray, row: int, scale: tuple[float, float])
 def _bar(scale: tuple[float, float]) -> dict[str, Any]:
     ticks = log_ticks(*scale)
     return {
+        **tick_labels(ticks),
         "tickvals": [math.log10(tick) for tick in ticks],
-        "ticktext": [f"{tick:g}" for tick in ticks],
         "title": {"text": "relative<br>squared<br>error"},
         "outlinewidth": 0,
         "thickness": 14,

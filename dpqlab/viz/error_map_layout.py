@@ -14,9 +14,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dpqlab.tracing import Trace
+from dpqlab.viz.log_axis import log_ticks, tick_labels
 from dpqlab.viz.theme import themed
 from dpqlab.viz.trace_pictures import ROWS
-from dpqlab.viz.trace_scale import log_ticks, short_name
+from dpqlab.viz.trace_scale import short_name
 
 COLUMN, BESIDE = 0.815, 0.845  # where the maps end, and their margins begin: shares of the width
 GAP = 30  # px between rows
@@ -158,8 +159,7 @@ def _error_axes(grid: Grid, first: Trace, scale: tuple[float, float]) -> dict[st
         | {
             "anchor": "x",
             "domain": grid.domain(0),
-            "tickvals": ticks,
-            "ticktext": [f"{tick:g}" for tick in ticks],
+            **tick_labels(ticks),
             "title": {"text": "mean over<br>blocks", "font": {"size": 13}},
         }
     }

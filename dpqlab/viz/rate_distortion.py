@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.rate_distortion import RateDistortionPoint, pareto
+from dpqlab.viz.log_axis import tick_labels
 from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, themed
 
 TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -66,6 +67,6 @@ def rate_distortion(points: Sequence[RateDistortionPoint], *, title: str = "") -
         y="relative squared error",
         height=430,
     )
-    figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS])
+    figure.update_yaxes(type="log", **tick_labels(TICKS))
     figure.update_xaxes(rangemode="tozero")
     return figure

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import plotly.graph_objects as go
 
 # Okabe & Ito, "Color Universal Design" (2008)
@@ -40,31 +43,54 @@ PARTS = {
 """Colour and name of each part of a ledger."""
 
 
+AXIS: dict[str, Any] = {
+    "gridcolor": RULE,
+    "linecolor": RULE,
+    "zeroline": False,
+    "title": {"font": {"size": 13}},
+    "automargin": True,
+}
+"""Of every axis."""
+
+
 def themed(figure: go.Figure, *, title: str, x: str, y: str, height: int = 380) -> go.Figure:
     """Give ``figure`` its title, its axis titles with units, and the common look; return it."""
-    axis = {
-        "gridcolor": RULE,
-        "linecolor": RULE,
-        "zeroline": False,
-        "title_font_size": 13,
-        "automargin": True,
-    }
-    figure.update_layout(
-        title={"text": title, "font_size": 15, "x": 0, "xref": "paper", "xanchor": "left"},
-        font={"family": FONT, "size": 12, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        height=height,
-        margin={"l": 8, "r": 8, "t": 56, "b": 8},
-        legend={
+    figure.update_layout(look(title=title, height=height))
+    figure.update_xaxes(AXIS | {"title": AXIS["title"] | {"text": x}})
+    figure.update_yaxes(AXIS | {"title": AXIS["title"] | {"text": y}})
+    return figure
+
+
+def look(*, title: str, height: int) -> dict[str, Any]:
+    """Return the common look as a layout: all but the axes."""
+    return {
+        "title": {
+            "text": title,
+            "font": {"size": 15},
+            "x": 0,
+            "xref": "paper",
+            "xanchor": "left",
+        },
+        "font": {"family": FONT, "size": 12, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "height": height,
+        "margin": {"l": 8, "r": 8, "t": 56, "b": 8},
+        "legend": {
             "orientation": "h",
             "x": 0,
             "y": -66 / (height - 170),
             "yanchor": "top",
-            "title_text": "",
+            "title": {"text": ""},
         },
-        hoverlabel={"font_family": FONT, "font_size": 13, "bgcolor": PANEL, "font_color": "white"},
-    )
-    figure.update_xaxes(title_text=x, **axis)
-    figure.update_yaxes(title_text=y, **axis)
-    return figure
+        "hoverlabel": {
+            "font": {"family": FONT, "size": 13, "color": "white"},
+            "bgcolor": PANEL,
+        },
+    }
+
+
+@lru_cache(maxsize=1)
+def template() -> dict[str, Any]:
+    """Return plotly's template, which every figure has; one written as JSON must name it."""
+    return go.Figure().to_plotly_json()["layout"]["template"]

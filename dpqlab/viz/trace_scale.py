@@ -1,8 +1,7 @@
-"""What figures of traces have in common: names, colours, one scale of errors, its labels."""
+"""What figures of traces have in common: names, colours, one scale of errors."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,11 +77,3 @@ def check_alike(traces: Sequence[Trace]) -> None:
             f"the traces of {', '.join(t.name for t in traces)} differ in teacher, blocks or "
             "timesteps: expected the same, or they cannot share axes"
         )
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Return labels of a logarithmic axis: 1, 3, 10, ... or, for a short one, 1, 2, 5, 10, ..."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    digits = (1, 3) if high > 40 * low else (1, 2, 5)
-    ticks = [digit * 10.0**power for power in powers for digit in digits]
-    return [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]

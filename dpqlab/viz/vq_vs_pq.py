@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dpqlab.errors import ConfigError
+from dpqlab.viz.log_axis import tick_labels
 from dpqlab.viz.theme import BLUE, FAMILY_COLOURS, GREEN, GREY, ORANGE, PURPLE, themed
 
 METRIC = "relative_weight_error"
@@ -64,7 +65,7 @@ def vq_vs_pq(records: Records, *, kind: str = "attn1.to_q", title: str = "") -> 
         x="true bits per weight",
         y="relative squared error",
     )
-    figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS])
+    figure.update_yaxes(type="log", **tick_labels(TICKS))
     return figure
 
 
@@ -121,8 +122,7 @@ def vq_over_pq(records: Records, *, title: str = "") -> go.Figure:
         y="error ratio, VQ over PQ",
     )
     figure.update_xaxes(type="log", dtick=1)
-    ticktext = [f"{tick:g}" for tick in RATIO_TICKS]
-    figure.update_yaxes(type="log", tickvals=RATIO_TICKS, ticktext=ticktext)
+    figure.update_yaxes(type="log", **tick_labels(RATIO_TICKS))
     return figure
 
 

@@ -6,20 +6,17 @@ import html
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
-import traitlets
 
 from dpqlab.calibration import CalibrationRecord
 from dpqlab.calibration.recording import (
     TEACHER,
     Recording,
     bundled_recording,
-    bundled_recordings,
     recorded_on,
 )
 from dpqlab.studies.live_calibration import LiveConfig
@@ -30,63 +27,22 @@ from dpqlab.viz.calibration_run import (
     run_words,
     strip_picture,
 )
+from dpqlab.widgets.calibration_controls import (
+    LIVE,
+    CalibrationControls,
+    CalibrationState,
+    recorded,
+)
 from dpqlab.widgets.live_run import LiveRun, config_code
 from dpqlab.widgets.pixels import Pixels
-from dpqlab.widgets.state import State
 from dpqlab.widgets.view import View
 
-LIVE = "live"
-PRESETS = ("vq-2bit", "pq-2bit")
-"""What a live run may start from: presets of two bits that are compressed in seconds."""
 ZOOM = 3
 CELL = (90, 90)  # an image with its gap
-PLAY = 500  # ms a moment
 NOTHING_YET = (
     "Nothing has run here yet. Run compresses the bundled model, which is all noise then, and "
     "trains it on this machine."
 )
-
-
-@lru_cache(maxsize=1)
-def recorded() -> dict[str, Recording]:
-    """Return the recorded runs by name, read once a kernel."""
-    return {recording.name: recording for recording in bundled_recordings()}
-
-
-class CalibrationState(State):
-    """Knobs of :class:`CalibrationView`.
-
-    Attributes
-    ----------
-    run
-        The name of a recorded run, or ``"live"`` for the one of this machine.
-    moment
-        Place of the cursor: index of the record; beyond the last one it stands at the last.
-    compare
-        Whether all runs are shown together instead of one.
-    preset, steps, move_codes
-        Of the next live run: see :class:`dpqlab.studies.live_calibration.LiveConfig`.
-    """
-
-    run = traitlets.Unicode().tag(sync_state=True)
-    moment = traitlets.Int(0, min=0).tag(sync_state=True)
-    compare = traitlets.Bool(False).tag(sync_state=True)
-    preset = traitlets.Enum(PRESETS, PRESETS[0]).tag(sync_state=True)
-    steps = traitlets.Int(40, min=2, max=200).tag(sync_state=True)
-    move_codes = traitlets.Bool(False).tag(sync_state=True)
-
-    @traitlets.default("run")
-    def _first_run(self) -> str:
-        return next(iter(recorded()), LIVE)
-
-    @traitlets.validate("run")
-    def _known_run(self, proposal: Any) -> str:
-        known = [*recorded(), LIVE]
-        if proposal["value"] not in known:
-            raise traitlets.TraitError(
-                f"no run {proposal['value']!r}: expected one of {', '.join(known)}"
-            )
-        return proposal["value"]
 
 
 class CalibrationView(View):
@@ -125,10 +81,14 @@ class CalibrationView(View):
         self.strip = Pixels(label="samples", zoom=1, cell=CELL)
         self.live = LiveRun(on_start=self._began, on_records=self._arrived)
         self.live.run_button.on_click(lambda _button: self._act(self.run))
-        self.live.stop_button.on_click(lambda _button: self._act(self.live.stop))
         self.live.save_button.on_click(lambda _button: self._act(self.live.save))
         self._changing = threading.RLock()
-        self._make_controls()
+        self._controls = CalibrationControls(recorded().values())
+        self._fit()
+        for knob, control in self._controls.by_knob.items():
+            self.bind(control, knob)
+        self._running = widgets.VBox([self._controls.settings, self.live.panel])
+        self._caption = widgets.HTML()
         self.plot.on_click(self._clicked)
 
     @property
@@ -204,7 +164,7 @@ class CalibrationView(View):
 
     def controls(self) -> Sequence[widgets.Widget]:
         """Return the row of the replay, and the rows of live runs."""
-        return (self._replay, self._running)
+        return (self._controls.replay, self._running)
 
     def body(self) -> Sequence[widgets.Widget]:
         """Return the samples over the figure."""
@@ -230,7 +190,7 @@ class CalibrationView(View):
     def _arrived(self) -> None:
         """Show new records; the cursor goes with them unless somebody moved it back."""
         with self._changing:
-            follows = self.state.run == LIVE and self.state.moment >= self._slider.max
+            follows = self.state.run == LIVE and self.state.moment >= self._controls.moment.max
             last = len(self.live.moments) - 1
             if follows and self.state.moment != last:
                 self._fit()
@@ -239,7 +199,7 @@ class CalibrationView(View):
                 self.redraw()
 
     def _fit(self) -> None:
-        self._slider.max = self._play.max = max(0, len(self.records) - 1)
+        self._controls.fit(max(0, len(self.records) - 1))
 
     def _clicked(self, point: dict[str, Any]) -> None:
         """Move the cursor to the step that was clicked."""
@@ -270,39 +230,6 @@ class CalibrationView(View):
         if self.state.run != LIVE:
             return bundled_recording(TEACHER).strips[0]
         return None if self.live.pair is None else self.live.pair.wanted
-
-    def _make_controls(self) -> None:
-        wide = widgets.Layout(width="300px")
-        recordings = [
-            (f"{r.name}: {r.true_bits:.2f} bits, recorded", n) for n, r in recorded().items()
-        ]
-        run = widgets.Dropdown(
-            options=[*recordings, ("live: on this machine", LIVE)], description="Run", layout=wide
-        )
-        last = max(0, len(self.records) - 1)
-        self._slider = widgets.IntSlider(max=last, description="Moment", layout=wide)
-        self._play = widgets.Play(max=last, interval=PLAY, description="Play the run")
-        # in the page alone: a play button that waits for the kernel stutters
-        widgets.jslink((self._play, "value"), (self._slider, "value"))
-        compare = widgets.Checkbox(description="Compare all runs", indent=False)
-        self._replay = _row(
-            self.bind(run, "run"),
-            self._play,
-            self.bind(self._slider, "moment"),
-            self.bind(compare, "compare"),
-        )
-        preset = widgets.Dropdown(options=PRESETS, description="Compress", layout=wide)
-        steps = widgets.IntSlider(
-            min=2, max=200, description="Steps", continuous_update=False, layout=wide
-        )
-        moving = widgets.Checkbox(description="Codes move too", indent=False)
-        choices = (
-            self.bind(preset, "preset"),
-            self.bind(steps, "steps"),
-            self.bind(moving, "move_codes"),
-        )
-        self._running = widgets.VBox([_row(*choices), self.live.panel])
-        self._caption = widgets.HTML()
 
 
 COMPARE_CODE = """\
@@ -336,7 +263,3 @@ def _empty() -> go.Figure:
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     return figure
-
-
-def _row(*parts: widgets.Widget) -> widgets.Box:
-    return widgets.Box(parts, layout=widgets.Layout(flex_flow="row wrap", align_items="center"))

@@ -22,8 +22,8 @@ from dpqlab.widgets.error_map_controls import (
     StudentControls,
     choices,
     limits_of,
-    row,
 )
+from dpqlab.widgets.layout import row
 from dpqlab.widgets.live_trace import LiveTrace, model_of, request_code
 from dpqlab.widgets.pixels import Pixels
 from dpqlab.widgets.plot import Plot

@@ -12,6 +12,7 @@ from dpqlab.evaluation.fashion_mnist import CLASSES
 from dpqlab.tracing import MEASURES, Trace
 from dpqlab.tracing.bundled import DEFAULT_MODEL
 from dpqlab.viz.trace_scale import NAMES
+from dpqlab.widgets.layout import row
 from dpqlab.widgets.state import State
 
 BOTH = "both"
@@ -161,11 +162,6 @@ def choices(first: Trace) -> dict[str, widgets.Widget]:
     if first.picture_steps:
         found["image"] = widgets.Dropdown(options=_image_names(first), description="Image")
     return found
-
-
-def row(*parts: widgets.Widget) -> widgets.Box:
-    """Return a row that wraps."""
-    return widgets.Box(parts, layout={"flex_flow": "row wrap", "align_items": "center"})
 
 
 def _slider(description: str, count: int) -> widgets.IntSlider:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -20,12 +19,12 @@ from dpqlab.studies.live_calibration import (
     recording_of,
     save_live,
 )
-from dpqlab.widgets.job import Job
+from dpqlab.widgets.run_panel import RunPanel
 
 FOLDER = "calibrated-student"
 
 
-class LiveRun:
+class LiveRun(RunPanel[LiveMoment]):
     """A live calibration in a thread beside the kernel, with its buttons and its line of words.
 
     Parameters
@@ -41,28 +40,20 @@ class LiveRun:
         What it yielded so far.
     pair
         Its student and teacher; None before they are loaded.
-    job
-        The thread.
-    panel
-        The buttons and the words.
+    save_button
+        Can be pressed when there is a student to save; who makes the panel says what it does.
     """
+
+    stopping = "Stopping after the steps that are under way."
 
     def __init__(self, *, on_start: Callable[[], None], on_records: Callable[[], None]) -> None:
         self.config = LiveConfig()
         self.moments: list[LiveMoment] = []
         self.pair: LivePair | None = None
-        self.job: Job[LiveMoment] = Job(
-            self._steps, on_records=self._arrived, on_end=self._ended, rate=2.0
-        )
         self._on_start, self._on_records = on_start, on_records
-        self.run_button = widgets.Button(description="Run", button_style="primary")
-        self.stop_button = widgets.Button(description="Stop", disabled=True)
-        self.save_button = widgets.Button(description="Save student", disabled=True)
-        self.words = widgets.HTML()
-        self.panel = widgets.Box(
-            (self.run_button, self.stop_button, self.save_button, self.words),
-            layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
-        )
+        self.save_button = widgets.Button(description="Save student")
+        super().__init__(widgets.Button(description="Run", button_style="primary"), rate=2.0)
+        self.panel.children = (self.run_button, self.stop_button, self.save_button, self.words)
 
     @property
     def records(self) -> tuple[CalibrationRecord, ...]:
@@ -80,18 +71,9 @@ class LiveRun:
         if self.job.running:
             return False
         self.config, self.moments, self.pair = config, [], None
-        self._enable(running=True)
-        self._tell("Loading the model and compressing a copy of it: some seconds.")
-        started = self.job.start()
+        started = self._begin("Loading the model and compressing a copy of it: some seconds.")
         self._on_start()
         return started
-
-    def stop(self) -> None:
-        """Ask the run to end; the student keeps its best state."""
-        if self.job.running:
-            self.job.stop()
-            self.stop_button.disabled = True
-            self._tell("Stopping after the steps that are under way.")
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Save the student of the last run, in its best state, as a model folder.
@@ -112,31 +94,23 @@ class LiveRun:
             raise ConfigError("no calibrated student here: press Run, and wait or press Stop")
         path = _unused(FOLDER) if folder is None else Path(folder)
         save_live(self.pair, self.config, self.records, path)
-        self._tell(f'Saved as the folder {path.name}: load_pipeline("{path.name}") opens it.')
+        self.tell(f'Saved as the folder {path.name}: load_pipeline("{path.name}") opens it.')
         return path
 
     def _steps(self) -> Generator[LiveMoment, None, None]:
         self.pair = live_pair(self.config)
         yield from live_calibration(self.pair, self.config)
 
-    def _arrived(self, moments: list[LiveMoment]) -> None:
-        self.moments.extend(moments)
-        if not self.job.stopping:
-            self._tell(progress_words(moments[-1], self.config.steps, self.job.seconds))
+    def _arrived(self, records: list[LiveMoment]) -> None:
+        self.moments.extend(records)
+        self._progress(progress_words(records[-1], self.config.steps, self.job.seconds))
         self._on_records()
-
-    def _ended(self, job: Job[LiveMoment]) -> None:
-        self._enable(running=False)
-        if job.error:
-            self._tell(f"⚠ {job.error}")
-        elif self.moments:
-            self._tell(self._end_words())
-        else:
-            self._tell("Stopped before the first record.")
 
     def _end_words(self) -> str:
         """Say how the run ended, and which state the student keeps."""
         records = self.records
+        if not records:
+            return "Stopped before the first record."
         best = min(records, key=lambda record: record.total)
         how = "Stopped" if self.job.status == "stopped" else "Done"
         return (
@@ -146,14 +120,8 @@ class LiveRun:
         )
 
     def _enable(self, *, running: bool) -> None:
-        """Let those buttons be pressed that mean something now."""
-        self.run_button.disabled, self.stop_button.disabled = running, not running
+        super()._enable(running=running)
         self.save_button.disabled = running or not self.moments
-
-    def _tell(self, text: str) -> None:
-        self.words.value = (
-            f'<span role="status" style="line-height: 1.4">{html.escape(text)}</span>'
-        )
 
 
 def progress_words(moment: LiveMoment, steps: int, seconds: float) -> str:

@@ -188,6 +188,7 @@ function render({ model, el }) {
   el.append(figure, spoken);
 
   let cursor = null;
+  let config = null;
   let busy = false;
   let again = false;
   let gone = false;
@@ -217,18 +218,19 @@ function render({ model, el }) {
       // before it is in the page it has no theme, and its text would stay in plotly's own colour
       while (!figure.isConnected && !gone) await new Promise(requestAnimationFrame);
       colour = ink(figure);
+      // one object for all drawings: were it new, plotly would take the figure apart each time
+      config ??= {
+        responsive: false, // the observer below knows more than the window's size
+        displaylogo: false,
+        modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d"],
+        modeBarButtonsToAdd: buttons(Plotly, model),
+      };
       while (again && !gone) {
         again = false;
         const { data = [], layout = {} } = structuredClone(model.get("spec"));
         const height = model.get("height") || layout.height || 380;
         figure.style.height = `${height}px`;
         figure.setAttribute("aria-label", model.get("label"));
-        const config = {
-          responsive: false, // the observer below knows more than the window's size
-          displaylogo: false,
-          modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d"],
-          modeBarButtonsToAdd: buttons(Plotly, model),
-        };
         await Plotly.react(figure, data, dressed(layout, height, colour), config);
         // drawn while the page gave it no width, it has plotly's own
         if (figure.clientWidth && figure._fullLayout.width !== figure.clientWidth)

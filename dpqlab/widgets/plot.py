@@ -8,19 +8,24 @@ on the page; one that does not within some seconds (a page opened anew) asks the
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anywidget
+import numpy as np
 import plotly.graph_objects as go
 import traitlets
 from plotly.offline import get_plotlyjs
 
 Point = dict[str, Any]
+Spec = Mapping[str, Any]
+"""A figure as plotly's JSON; it may hold numpy arrays."""
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @lru_cache(maxsize=1)
@@ -88,8 +93,16 @@ class Plot(anywidget.AnyWidget):
         )
         self.on_msg(self._answer)
 
-    def update(self, figure: go.Figure, label: str | None = None) -> None:
-        """Show another figure in place of this one; with ``label``, say what it shows."""
+    def update(self, figure: go.Figure | Spec, label: str | None = None) -> None:
+        """Show another figure in place of this one; with ``label``, say what it shows.
+
+        Parameters
+        ----------
+        figure
+            A figure, or plotly's JSON with numpy arrays in it, which is sent as it is.
+        label
+            What the figure shows, in words.
+        """
         with self.hold_sync():
             self.spec = _spec(figure)
             if label is not None:
@@ -113,5 +126,21 @@ class Plot(anywidget.AnyWidget):
             self.send_state("spec")
 
 
-def _spec(figure: go.Figure) -> dict[str, Any]:
-    return json.loads(figure.to_json() or "{}")
+def _spec(figure: go.Figure | Spec) -> dict[str, Any]:
+    if isinstance(figure, go.Figure):
+        return json.loads(figure.to_json() or "{}")
+    return _plain(figure)
+
+
+def _plain(value: Any) -> Any:
+    """Return a part of a spec without numpy: arrays of floats as plotly's base64."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in FLOATS:
+        raw = value.astype(value.dtype.newbyteorder("<")).tobytes()
+        return {"dtype": f"f{value.itemsize}", "bdata": base64.b64encode(raw).decode()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value

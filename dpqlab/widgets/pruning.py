@@ -8,7 +8,6 @@ from typing import Any
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-import traitlets
 
 from dpqlab.errors import ConfigError
 from dpqlab.studies.pruned_checkpoint import PruneTask
@@ -30,7 +29,7 @@ from dpqlab.viz.pruning_path import (
 )
 from dpqlab.widgets.plot import Plot, Point
 from dpqlab.widgets.pruning_save import PrunedCheckpoint
-from dpqlab.widgets.state import State
+from dpqlab.widgets.pruning_state import PruningState
 from dpqlab.widgets.view import View
 
 HERE = "here"
@@ -41,50 +40,6 @@ EQUAL = 0.02  # true bits may differ by so much where two codecs are compared
 def recorded() -> tuple[PruningRun, ...]:
     """Return the recorded runs, read once a kernel."""
     return tuple(bundled_run(name) for name in bundled_runs())
-
-
-class PruningState(State):
-    """Knobs of :class:`PoolPruning`.
-
-    Attributes
-    ----------
-    run
-        Name of the run that the slider moves along.
-    point
-        Its point, from 0 with all codewords; beyond the last it stands at the last.
-    error
-        What the figure shows; one of ``dpqlab.studies.pruning_runs.ERRORS``.
-    a, b
-        Pinned points: ``[]``, or ``[run, point]``.
-    """
-
-    run = traitlets.Unicode().tag(sync_state=True)
-    point = traitlets.Int(0, min=0).tag(sync_state=True)
-    error = traitlets.Enum(ERRORS, "noise_error").tag(sync_state=True)
-    a = traitlets.List().tag(sync_state=True)
-    b = traitlets.List().tag(sync_state=True)
-
-    def __init__(self, sizes: dict[str, int], **knobs: Any) -> None:
-        self._sizes = sizes
-        super().__init__(**{"run": next(iter(sizes))} | knobs)
-
-    @traitlets.validate("run")
-    def _known_run(self, proposal: Any) -> str:
-        if proposal["value"] not in self._sizes:
-            raise traitlets.TraitError(
-                f"no run {proposal['value']!r}: expected one of {', '.join(self._sizes)}"
-            )
-        return proposal["value"]
-
-    @traitlets.validate("a", "b")
-    def _known_place(self, proposal: Any) -> list[Any]:
-        match proposal["value"]:
-            case []:
-                return []
-            case [str(run), int(point)] if 0 <= point < self._sizes.get(run, 0):
-                return [run, point]
-            case other:
-                raise traitlets.TraitError(f"no such point: got {other}, expected [run, point]")
 
 
 class PoolPruning(View):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +19,9 @@ from dpqlab.studies.removal_pictures import (
 )
 from dpqlab.viz.importance import MEASURE_NAMES
 from dpqlab.viz.pruning_path import sample_rows
-from dpqlab.widgets.job import Job
 from dpqlab.widgets.plot import Plot
+from dpqlab.widgets.run_panel import RunPanel
+from dpqlab.widgets.threads import one_thread
 
 REQUEST = SampleRequest(labels=(0, 1, 3, 5, 7, 8), seed=0, steps=20, guidance=1.5)
 TEACHER, ALL, LEFT = "teacher", "all codewords", "removed"
@@ -49,7 +49,7 @@ class Drawn:
     made: str = ""
 
 
-class RemovalRun:
+class RemovalRun(RunPanel[Drawn]):
     """Buttons Remove and draw, Stop; what it says; and rows of pictures.
 
     Parameters
@@ -64,36 +64,25 @@ class RemovalRun:
         and those without the removed ones.
     plot
         The pictures.
-    panel
-        Buttons and words.
     """
 
     def __init__(self, ask: Callable[[], Removing], request: SampleRequest = REQUEST) -> None:
+        button = widgets.Button(
+            description="Remove and draw",
+            tooltip="Remove the least important codewords, and draw with what is left",
+            icon="play",
+            layout=widgets.Layout(width="auto"),
+        )
+        super().__init__(button, rate=3.0)
         self._ask = ask
         self.request = request
         self.rows: dict[str, np.ndarray] = {}
         self._drawn: dict[tuple[str, ...], np.ndarray] = {}
         self._now: Removing | None = None
         self._removed = self._total = 0
-        self.job: Job[Drawn] = Job(
-            self._steps, on_records=self._arrived, on_end=self._ended, rate=3.0
-        )
-        self.run_button = widgets.Button(
-            description="Remove and draw",
-            tooltip="Remove the least important codewords, and draw with what is left",
-            icon="play",
-            layout=widgets.Layout(width="auto"),
-        )
-        self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
-        self.words = widgets.HTML()
         self.plot = Plot(label="no pictures yet")
         self.plot.layout.display = "none"
         self.run_button.on_click(lambda _button: self.start())
-        self.stop_button.on_click(lambda _button: self.stop())
-        self.panel = widgets.Box(
-            (self.run_button, self.stop_button, self.words),
-            layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
-        )
 
     def start(self) -> bool:
         """Begin; False, and nothing happens, while a run is going on."""
@@ -101,18 +90,14 @@ class RemovalRun:
             return False
         self._now = self._ask()
         self.rows.pop(LEFT, None)
-        self._enable(running=True)
-        self._tell("Measuring the pools.")
-        return self.job.start()
-
-    def stop(self) -> None:
-        """Ask the run to end; what was drawn so far stays."""
-        if self.job.running:
-            self.job.stop()
-            self.stop_button.disabled = True
-            self._tell("Stopping after the step that is under way.")
+        self._show()
+        return self._begin("Measuring the pools.")
 
     def _steps(self) -> Generator[Drawn, None, None]:
+        with one_thread():
+            yield from self._draw()
+
+    def _draw(self) -> Generator[Drawn, None, None]:
         assert self._now is not None
         model, task = self._now.model(), self._now.task
         everything = RemovalTask(
@@ -151,22 +136,17 @@ class RemovalRun:
             self._removed, self._total = picture.removed, last.total
         if picture is not None and picture.images is not None:
             self.rows[last.row] = picture.images
-        if last.made and not self.job.stopping:
-            self._tell(f"Making codebooks: those of {last.made} are ready.")
-        if picture is not None and not self.job.stopping:
+        if last.made:
+            self._progress(f"Making codebooks: those of {last.made} are ready.")
+        if picture is not None:
             what = "Removing codewords" if picture.stage == "remove" else f"Drawing: {last.row}"
-            self._tell(f"{what}, {picture.done:.0%}, about {picture.left:.0f} s left.")
+            self._progress(f"{what}, {picture.done:.0%}, about {picture.left:.0f} s left.")
         self._show()
 
-    def _ended(self, job: Job[Drawn]) -> None:
-        self._enable(running=False)
-        if job.error:
-            self._tell(f"⚠ {job.error}")
-        elif job.status == "stopped":
-            self._tell("Stopped; what was drawn so far is not finished.")
-        else:
-            self._tell(self.sentence())
-        self._show()
+    def _end_words(self) -> str:
+        if self.job.status == "stopped":
+            return "Stopped; what was drawn so far is not finished."
+        return self.sentence()
 
     def sentence(self) -> str:
         """Say what was removed, and how far the pictures are from the teacher's."""
@@ -186,9 +166,3 @@ class RemovalRun:
         if rows:
             self.plot.layout.display = ""
             self.plot.update(sample_rows(rows), label=f"pictures: {', '.join(rows)}")
-
-    def _enable(self, *, running: bool) -> None:
-        self.run_button.disabled, self.stop_button.disabled = running, not running
-
-    def _tell(self, text: str) -> None:
-        self.words.value = f'<span role="status">{html.escape(text)}</span>'

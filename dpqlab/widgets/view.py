@@ -6,6 +6,8 @@ import asyncio
 import csv
 import html
 import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -20,11 +22,11 @@ from dpqlab.widgets.state import State
 
 Control = TypeVar("Control", bound=widgets.Widget)
 
-BURST = 0.02  # s in which changes of knobs make one redraw
+BURST = 0.02  # s in which changes of knobs make one redraw, while one follows the other
 _PRE = "overflow-x: auto; line-height: 1.35; font-family: var(--jp-code-font-family, monospace)"
 
 
-class View:
+class View(ABC):
     """Base of the views: a state, the pure functions that it is given to, and what they return.
 
     A view says what is on screen (:meth:`figure`, :meth:`sentence`, :meth:`code`, :meth:`data`),
@@ -54,29 +56,30 @@ class View:
         self._code = widgets.HTML()
         self._lock = threading.RLock()
         self._due: asyncio.TimerHandle | None = None
+        self._drawn_at = 0.0
         self._root: widgets.VBox | None = None
         state.observe(self._changed, names=state.names())
 
     # What a view is: to be written for each.
 
+    @abstractmethod
     def figure(self) -> go.Figure:
         """Return the figure for the state: one call of a function of ``dpqlab.viz``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sentence(self) -> str:
         """Return what is on screen, in words and numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def code(self) -> str:
         """Return Python that makes the same figure with the pure functions; it ends in ``figure``.
 
         It runs by itself in a fresh interpreter.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def data(self) -> dict[str, list[Any]]:
         """Return the numbers on screen as columns of equal length."""
-        raise NotImplementedError
 
     def controls(self) -> Sequence[widgets.Widget]:
         """Return the controls, in order of use; made once, with :meth:`bind`."""
@@ -123,6 +126,8 @@ class View:
             except Exception as error:
                 self.say(f"This is a bug: {type(error).__name__}: {error}", trouble=True)
                 raise
+            finally:
+                self._drawn_at = time.monotonic()
             self._words.value = f'<p style="margin: 0; line-height: 1.4">{html.escape(words)}</p>'
             self.plot.label = words
             self.say("")
@@ -187,7 +192,10 @@ class View:
         display(self.widget)
 
     def _changed(self, _change: Any) -> None:
-        """Redraw soon, once for a burst of changes; at once where no event loop runs."""
+        """Redraw soon, once for a burst of changes; at once where no event loop runs.
+
+        A change after a pause is drawn as soon as the message that brought it is dealt with.
+        """
         if self._root is None:
             return
         try:
@@ -196,7 +204,8 @@ class View:
             self.redraw()
             return
         if self._due is None:
-            self._due = loop.call_later(BURST, self.redraw)
+            follows = time.monotonic() - self._drawn_at < 5 * BURST
+            self._due = loop.call_later(BURST if follows else 0, self.redraw)
 
     def _tools(self) -> widgets.Box:
         actions = {

@@ -13,8 +13,8 @@ from dpqlab.core import CodebookCodec
 from dpqlab.studies.codec_contest import bundled_contest
 from dpqlab.studies.layer_coding import PARTS, LayerCoding, code_layer
 from dpqlab.studies.layer_weights import LayerWeights
-from dpqlab.viz.codec_contest import LAYER_NAMES, Place, rate_distortion_by_kind, with_marks
-from dpqlab.viz.codec_steps import STEPS, codec_steps, span_of
+from dpqlab.viz.codec_contest import LAYER_NAMES, Place, marks, rate_distortion_by_kind
+from dpqlab.viz.codec_steps import STEPS, codec_steps, span_of, steps_spec
 from dpqlab.viz.colours import diverging
 from dpqlab.widgets.pixels import Cell, Pixels
 from dpqlab.widgets.plot import Plot
@@ -78,7 +78,6 @@ class VQAgainstPQ(View):
         self.layers = LayerWeights.open(model)
         super().__init__(CodecState(self.layers))
         self.records = bundled_contest()
-        self._recorded = rate_distortion_by_kind(self.records, RECORDED)
         self._coded = lru_cache(maxsize=KEPT)(self._make)
         self._trail: list[Place] = []
         self._drawn: tuple[Any, ...] = ()
@@ -88,7 +87,9 @@ class VQAgainstPQ(View):
         for picture in self.pictures.values():
             picture.on_click(self._clicked)
         # complete from the first message on: a page that misses updates still shows the records
-        self.contest = Plot(self._recorded, label="recorded errors against true bits")
+        recorded = rate_distortion_by_kind(self.records, RECORDED)
+        self.contest = Plot(recorded, label="recorded errors against true bits")
+        self._recorded = self.contest.spec
         self.numbers = widgets.HTML()
 
     @property
@@ -122,8 +123,9 @@ class VQAgainstPQ(View):
 
     def show(self) -> None:
         """Bring figures, pictures and numbers up to the state."""
-        coding = self.coding
-        self.plot.update(self.figure())
+        coding, (row, position) = self.coding, self.place
+        # figure() makes the same, checked by plotly: a slider should not wait for that
+        self.plot.update(steps_spec(coding, row=row, position=position, step=self.state.step))
         self._show_pictures(coding)
         here = (coding.kind, coding.true_bits, coding.relative_error)
         drawn = (here, coding.codec)
@@ -131,8 +133,8 @@ class VQAgainstPQ(View):
             return
         self._drawn = drawn
         label, kinds = f"here: {coding.codec.describe()}", self.records.kinds(RECORDED)
-        figure = with_marks(self._recorded, kinds, here, label=label, trail=self._trail)
-        self.contest.update(figure)
+        stars = marks(kinds, here, label=label, trail=self._trail)
+        self.contest.update(self._recorded | {"data": self._recorded["data"] + stars})
         self._trail = [*(one for one in self._trail[-TRAIL:] if one != here), here]
         self.numbers.value = _table(coding)
 

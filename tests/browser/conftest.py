@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.lab import Lab, Notebook, chromium, start_lab
+from tests.browser.lab import Lab, Notebook, chromium, open_notebook, start_lab
 
 
 @pytest.fixture(scope="session")
@@ -38,25 +39,11 @@ def lab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
 @pytest.fixture
 def notebook(browser: Any, lab: Lab) -> Iterator[Callable[..., Notebook]]:
     """Open a notebook: ``notebook(path)``, or ``notebook(code)`` with ``# %%`` between cells."""
-    contexts = []
+    with ExitStack() as opened:
 
-    def opened(source: Path | str, name: str = "test.ipynb") -> Notebook:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        contexts.append(context)
-        name = lab.copy(source) if isinstance(source, Path) else lab.put(name, source.split("# %%"))
-        book = Notebook(page=context.new_page(), name=name, host=lab.url)
-        book.watch()
-        book.page.goto(f"{lab.url}/doc/tree/{name}?token={lab.token}&reset")
-        book.page.wait_for_selector(".jp-Notebook", timeout=60_000)
-        book.page.wait_for_function(
-            "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status"
-            " === 'idle'",
-            timeout=60_000,
-        )
-        return book
+        def open_one(source: Path | str, name: str = "test.ipynb") -> Notebook:
+            copied = isinstance(source, Path)
+            name = lab.copy(source) if copied else lab.put(name, source.split("# %%"))
+            return opened.enter_context(open_notebook(browser, lab, name))
 
-    yield opened
-    for context in contexts:
-        for page in context.pages:
-            page.evaluate("window.jupyterapp?.shell?.currentWidget?.sessionContext?.shutdown?.()")
-        context.close()
+        yield open_one

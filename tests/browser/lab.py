@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ SETTINGS = {
 # noise of JupyterLab itself on a slow machine, and of Chromium without a GPU
 HARMLESS = re.compile(r"took too long|[Ss]low|GPU stall|WebGL|Failed to load resource.*404")
 
+STARTED = (
+    "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+)
 IDLE = """() => {
   const panel = window.jupyterapp.shell.currentWidget;
   const cells = panel.content.widgets.filter((cell) => cell.model.type === "code");
@@ -231,3 +235,20 @@ class Notebook:
 
         socket.on("framereceived", lambda payload: count("received", payload))
         socket.on("framesent", lambda payload: count("sent", payload))
+
+
+@contextmanager
+def open_notebook(browser: Any, lab: Lab, name: str) -> Iterator[Notebook]:
+    """Open a notebook of the lab in a page of its own, with an idle kernel; end both afterwards."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    try:
+        book = Notebook(page=context.new_page(), name=name, host=lab.url)
+        book.watch()
+        book.page.goto(f"{lab.url}/doc/tree/{name}?token={lab.token}&reset")
+        book.page.wait_for_selector(".jp-Notebook", timeout=60_000)
+        book.page.wait_for_function(STARTED, timeout=60_000)
+        yield book
+    finally:
+        for page in context.pages:
+            page.evaluate("window.jupyterapp?.shell?.currentWidget?.sessionContext?.shutdown?.()")
+        context.close()

@@ -48,6 +48,6 @@ def test_the_importance_view(notebook, record_property):
 
     page.get_by_role("button", name="Remove and draw").click()
     page.wait_for_timeout(800)
-    page.locator("button.widget-button:has-text('Stop')").click()
+    page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_text("Stopped; what was drawn").wait_for(timeout=30_000)
     book.clean()

@@ -44,6 +44,8 @@ def test_the_view(notebook, record_property):
         book.look("vq-vs-pq-" + name[3:].split()[0])
 
     pq = bits(page)
+    page.evaluate("document.querySelectorAll('.main-svg').forEach((e) => (e.dataset.old = ''))")
+    figures = page.locator(".main-svg").count()
     dial = page.locator(".noUi-handle").first
     dial.focus()
     page.keyboard.press("End")
@@ -51,6 +53,7 @@ def test_the_view(notebook, record_property):
         page.keyboard.press("ArrowRight")
     page.get_by_text("VQ d=4 k=16: one codebook of 16 codewords").first.wait_for(timeout=9000)
     assert bits(page) < pq
+    assert page.locator(".main-svg[data-old]").count() == figures, "moves take no figure apart"
     book.look("vq-vs-pq-vq")
 
     page.locator(".dpqlab-pixels canvas").nth(1).click(position={"x": 100, "y": 60})

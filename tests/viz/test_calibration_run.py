@@ -13,7 +13,6 @@ from dpqlab.viz.calibration_run import (
     calibration_run,
     compare_runs,
     index_at,
-    log_ticks,
     run_words,
     strip_picture,
 )
@@ -112,20 +111,6 @@ def test_runs_are_compared_over_steps_and_at_their_bits() -> None:
     assert len({t.marker.symbol for t in ends}) == 2, "never by colour alone"
     low, high = figure.layout.xaxis2.range
     assert low < 1.1 and high > 2.06
-
-
-@pytest.mark.parametrize(
-    ("values", "texts"),
-    [
-        ((0.03, 0.06), ["0.02", "0.05", "0.1"]),
-        ((0.001, 0.9), ["0.001", "0.01", "0.1", "1"]),
-        ((0.2, 0.2), ["0.1", "0.2"]),
-    ],
-)
-def test_a_logarithmic_axis_has_ticks_however_short(
-    values: tuple[float, ...], texts: list[str]
-) -> None:
-    assert log_ticks(values)["ticktext"] == texts
 
 
 def test_strips_lie_below_each_other_without_smoothing() -> None:

@@ -21,7 +21,6 @@ from dpqlab.viz.trace_scale import (
     colour_of,
     error_range,
     family_of_name,
-    log_ticks,
     short_name,
 )
 
@@ -166,11 +165,6 @@ def test_names_and_colours():
     assert family_of_name("somebody") == ""
     assert colour_of("somebody") == GREY
     assert short_name(VQ) == "vq-1bit · 1.10 bits"
-
-
-def test_ticks():
-    assert log_ticks(0.01, 1) == pytest.approx([0.01, 0.03, 0.1, 0.3, 1])
-    assert log_ticks(0.01, 0.06) == pytest.approx([0.01, 0.02, 0.05])
 
 
 # --- pictures -----------------------------------------------------------------------------------

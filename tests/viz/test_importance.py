@@ -7,7 +7,9 @@ import plotly.graph_objects as go
 import pytest
 
 from dpqlab.errors import ConfigError, ShapeError
-from dpqlab.studies.codewords import MEASURES, CodewordUse, Removal
+from dpqlab.studies.codeword_use import CodewordUse
+from dpqlab.studies.codewords import MEASURES
+from dpqlab.studies.removals import Removal
 from dpqlab.viz.importance import (
     ScopeView,
     codeword_map,

@@ -10,7 +10,6 @@ from PIL import Image
 
 from dpqlab.errors import ConfigError, ShapeError
 from dpqlab.studies.pruning_runs import PARTS, PoolPoint, PruningRun, RunPoint
-from dpqlab.viz.log_axis import log_axis
 from dpqlab.viz.pruning_path import fraction, pruning_path, rows_picture, sample_rows, stored_parts
 
 
@@ -111,13 +110,3 @@ def test_budgets_are_written_as_people_say_them():
         run(), teacher=np.zeros((2, 3, 4, 4), np.uint8), samples=np.zeros((3, 2, 3, 4, 4), np.uint8)
     )
     assert rows_picture([rgb.teacher]).shape == (6, 10, 4)
-
-
-def test_log_axes_need_something_above_zero():
-    figure = pruning_path([run()])
-    log_axis(figure, [0.02, 0.3, 0.0])
-    low, high = figure.layout.yaxis.range
-    assert 10**low < 0.02 < 0.3 < 10**high
-    assert {0.02, 0.05, 0.1, 0.2} <= {round(tick, 5) for tick in figure.layout.yaxis.tickvals}
-    with pytest.raises(ConfigError, match="above zero"):
-        log_axis(figure, [0.0])

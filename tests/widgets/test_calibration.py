@@ -57,11 +57,11 @@ def test_it_opens_on_a_recorded_run_and_moves_through_it(view: CalibrationView) 
 
 
 def test_the_slider_covers_the_run_and_is_tied_to_the_state(view: CalibrationView) -> None:
-    assert view._slider.max == len(view.records) - 1
-    view._slider.value = 2
+    assert view._controls.moment.max == len(view.records) - 1
+    view._controls.moment.value = 2
     assert view.state.moment == 2
     view.state.run = "best-2bit"
-    assert view._slider.max == len(bundled_recording("best-2bit").records) - 1
+    assert view._controls.moment.max == len(bundled_recording("best-2bit").records) - 1
 
 
 def test_a_moment_beyond_the_run_is_its_last() -> None:

@@ -235,7 +235,6 @@ def test_tracing_here_adds_a_student(tiny_assets):
     view = ErrorMap(["vq-1bit"])
     assert view.widget is not None
     view.live.run_button.click()
-    assert view.live.job is not None
     assert view.live.job.wait(60)
     assert view.live.job.status == "done", view.live.job.error
     assert view.state.students == ["vq-1bit", "vq-1bit (here)"]
@@ -246,7 +245,7 @@ def test_tracing_here_adds_a_student(tiny_assets):
     np.testing.assert_allclose(
         here.image_error[:, :3], recorded.image_error, rtol=1e-3, err_msg="the same images"
     )
-    assert re.search("done: 4 images", view.live.line.value)
+    assert re.search("done: 4 images", view.live.words.value)
     assert not view.live.run_button.disabled
     names: dict[str, Any] = {}
     exec(view.code(), names)
@@ -260,9 +259,8 @@ def test_tracing_here_adds_a_student(tiny_assets):
 def test_what_goes_wrong_in_tracing_is_told(view):
     """The traces in place are of models that are not bundled."""
     view.live.run_button.click()
-    assert view.live.job is not None
     assert view.live.job.wait(30)
-    assert "⚠ no model" in view.live.line.value
+    assert "⚠ no model" in view.live.words.value
     assert not view.live.run_button.disabled
     assert view.live.stop_button.disabled
 
@@ -273,7 +271,7 @@ def test_stop_keeps_the_page_as_it_was(tiny_assets):
     view.live.start("fashion-dit", "fashion-dit-vq-1bit", steps=400)
     assert not view.live.start("fashion-dit", "fashion-dit-vq-1bit", steps=1), "one at a time"
     view.live.stop_button.click()
-    assert view.live.job is not None
+    assert "Stopping after the step that is under way." in view.live.words.value
     assert view.live.job.wait(60)
     assert view.live.job.status == "stopped"
     assert view.state.students == ["vq-1bit"]

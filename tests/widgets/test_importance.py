@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 
 import pytest
 import torch
@@ -12,10 +14,11 @@ from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
 from dpqlab.studies import codeword_inputs
-from dpqlab.studies.codewords import MEASURES, output_error, race_steps
+from dpqlab.studies.codewords import MEASURES, output_error
+from dpqlab.studies.removal_pictures import removal_pictures
 from dpqlab.studies.removal_records import bundled_removals
-from dpqlab.widgets import CodebookImportance
-from dpqlab.widgets import importance as importance_module
+from dpqlab.studies.removals import race_steps
+from dpqlab.widgets import CodebookImportance, importance_pools, removal_race, removal_run
 from tests.tiny import tiny_dit
 
 
@@ -55,7 +58,7 @@ def test_another_position_has_codewords_of_its_own(view):
     assert set(view.data()["codeword"]) == {
         i for i, s in enumerate(view.study.scope.tolist()) if s == 3
     }
-    assert view._scope_control.max == 15
+    assert view._controls.scope.max == 15
     view.state.scope = 999  # as a saved state of a wider layer has it
     assert view.scope == 15
 
@@ -67,7 +70,7 @@ def test_what_is_marked_is_what_a_measure_calls_least_important(view):
     assert int(view.gone.sum()) == view.count == round(0.5 * total)
     worth = view.study.worth["removal"]
     assert worth[view.gone].max() <= worth[~view.gone].max()
-    assert view._count.value == f"{view.count:,} of {total:,} codewords"
+    assert view._controls.count.value == f"{view.count:,} of {total:,} codewords"
     assert "removal cost calls least important" in view.sentence()
     data = view.data()
     assert {len(column) for column in data.values()} == {len(data["codeword"])}
@@ -77,8 +80,8 @@ def test_what_is_marked_is_what_a_measure_calls_least_important(view):
 def test_the_answer_is_hidden_until_it_is_revealed(view):
     assert view.widget
     assert view.answer_plot.layout.display == "none"
-    view._removals["attn1.to_q"] = tuple(race_steps(view.study, shares=(0.2, 0.5)))
-    view._reveal.value = True
+    view.race.removals["attn1.to_q"] = tuple(race_steps(view.study, shares=(0.2, 0.5)))
+    view._controls.reveal.value = True
     assert view.answer_plot.layout.display == ""
     said = view.sentence()
     assert "Held-out output error with 20% removed: at once " in said
@@ -91,29 +94,81 @@ def test_the_answer_is_hidden_until_it_is_revealed(view):
 
 def test_what_nobody_recorded_is_measured_here(view, monkeypatch):
     monkeypatch.setattr(
-        importance_module, "race_steps", lambda study: race_steps(study, (0.3,), ("at once",))
+        removal_race, "race_steps", lambda study: race_steps(study, (0.3,), ("at once",))
     )
     assert view.widget
     with pytest.raises(ConfigError, match="press Measure"):
         view.answer()
-    view._race_button.click()
-    assert view.race.wait(30)
-    assert view.race.error == ""
+    view.race.run_button.click()
+    assert view.race.job.wait(30)
+    assert view.race.job.error == ""
     assert view.state.revealed
     assert len(view.removals) == 3
     assert len(view.answer_plot.spec["data"]) == 3
-    assert view._race_button.description == "Measure here"
+    assert not view.race.run_button.disabled
+    assert view.race.words.value == ""
+
+
+def test_measuring_here_can_be_stopped_and_shows_its_stop_only_then(view, monkeypatch):
+    reached = threading.Event()
+
+    def slow(study):
+        for removal in race_steps(study, (0.3,), ("at once",)):
+            reached.set()
+            time.sleep(0.05)
+            yield removal
+
+    monkeypatch.setattr(removal_race, "race_steps", slow)
+    assert view.widget
+    assert view.race.stop_button.layout.display == "none"
+    view.race.run_button.click()
+    assert view.race.stop_button.layout.display == ""
+    assert not view.race.start("ff.net.2"), "one at a time"
+    assert reached.wait(30)
+    view.race.stop_button.click()
+    assert view.race.job.wait(30)
+    assert view.race.job.status == "stopped"
+    assert 1 <= len(view.removals) < 3, "what was measured stays"
+    assert view.race.stop_button.layout.display == "none"
+
+
+@pytest.mark.parametrize("work", ["race", "removal"])
+def test_what_runs_here_takes_one_thread_and_leaves_none_behind(view, monkeypatch, work):
+    torch.set_num_threads(2)
+    counts: list[int] = []
+
+    def watched(study):
+        counts.append(torch.get_num_threads())
+        return race_steps(study, (0.3,), ("at once",))
+
+    def drawn(*asked):
+        counts.append(torch.get_num_threads())
+        return removal_pictures(*asked)
+
+    monkeypatch.setattr(removal_race, "race_steps", watched)
+    monkeypatch.setattr(removal_run, "removal_pictures", drawn)
+    panel = view.race if work == "race" else view.removal
+    assert view.widget
+    panel.run_button.click()
+    assert panel.job.wait(60)
+    assert panel.job.error == ""
+    assert set(counts) == {1}
+    later: list[int] = []
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert later == [2] == [torch.get_num_threads()]
 
 
 def test_other_layers_are_measured_beside_the_kernel(view):
     assert view.widget
-    view._kind.value = "ff.net.2"
+    view._controls.kind.value = "ff.net.2"
     assert view._opener.wait(60)
     assert view._opener.error == ""
     assert view.state.kind == "ff.net.2"
     assert view.study.names[0].endswith("0.ff.net.2")
     assert "Codeword" in view.sentence()
-    view._kind.value = "attn1.to_q"
+    view._controls.kind.value = "attn1.to_q"
     assert view.state.kind == "attn1.to_q"
     with pytest.raises(ConfigError, match="no kind 'x'"):
         view.state.set({"kind": "x"})
@@ -142,8 +197,8 @@ def test_all_pools_can_lose_their_least(view):
     assert view.removal.start()
     assert view.removal.job.wait(60)
     assert view.removal.job.error == ""
-    assert len(view._studies) == 7
-    total = sum(len(study.scope) for study in view._studies.values())
+    assert len(view.pools.studies) == 7
+    total = sum(len(study.scope) for study in view.pools.studies.values())
     assert f"of {total:,} codewords removed by usage, in rounds" in view.removal.words.value
 
 
@@ -180,7 +235,7 @@ def test_the_bundled_model_opens_on_record_without_drawing(monkeypatch, one_thre
         raise AssertionError("a model was loaded, or drew")
 
     with monkeypatch.context() as patch:
-        patch.setattr(importance_module, "load_pipeline", refused)
+        patch.setattr(importance_pools, "load_pipeline", refused)
         patch.setattr(codeword_inputs, "inputs_of", refused)
         opened = CodebookImportance()
         assert opened.widget
@@ -199,7 +254,7 @@ def test_the_bundled_model_opens_on_record_without_drawing(monkeypatch, one_thre
 @pytest.mark.slow
 def test_what_is_recomputed_is_what_was_recorded(one_thread):
     recorded, fresh = CodebookImportance(), CodebookImportance(recompute=True)
-    assert fresh._recorded is None
+    assert fresh.pools.recorded is None
     assert "bundled_inputs" not in fresh.code()
     assert recorded.sentence() == fresh.sentence()
     one, other = recorded.data(), fresh.data()

@@ -60,6 +60,19 @@ def test_arrays_cross_as_base64_not_as_text():
     assert len(json.dumps(plot.spec)) < 1.5 * z.nbytes + 10_000
 
 
+def test_plotly_json_is_taken_as_it_is_with_its_arrays_packed():
+    plot = Plot()
+    y = np.array([1.5, np.nan], np.float32)
+    trace = {"type": "scatter", "y": y, "x": np.arange(2), "customdata": [None, np.int64(7)]}
+    plot.update({"data": [trace], "layout": {"xaxis": {"range": (np.float64(0), 1)}}})
+    sent = plot.spec["data"][0]
+    assert sent["y"] == json.loads(go.Figure(go.Scatter(y=y)).to_json())["data"][0]["y"]
+    assert sent["x"] == [0, 1]
+    assert sent["customdata"] == [None, 7]
+    assert plot.spec["layout"] == {"xaxis": {"range": [0.0, 1]}}
+    assert json.loads(json.dumps(plot.spec)) == plot.spec
+
+
 def test_an_update_replaces_figure_and_label():
     plot = Plot(go.Figure(go.Scatter(y=[1, 2])), label="before")
     plot.update(go.Figure(go.Bar(y=[1, 2, 3])), label="after")

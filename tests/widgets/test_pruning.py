@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
@@ -131,7 +133,7 @@ def test_saving_runs_beside_the_kernel_and_can_be_stopped(view, tmp_path, monkey
     monkeypatch.setattr(pruning_save, "prune_checkpoint", slow)
     view.state.point = 1
     view.saver.folder.value = str(tmp_path / "out")
-    view.saver.save_button.click()
+    view.saver.run_button.click()
     assert reached.wait(5)
     assert not view.saver.start()
     assert tasks[-1].budget == 0.25
@@ -139,7 +141,29 @@ def test_saving_runs_beside_the_kernel_and_can_be_stopped(view, tmp_path, monkey
     view.saver.stop_button.click()
     assert view.saver.job.wait(5)
     assert "nothing was written" in view.saver.words.value
-    assert not view.saver.save_button.disabled
+    assert not view.saver.run_button.disabled
+
+
+def test_what_was_saved_is_said_also_when_stop_came_too_late(view, tmp_path, monkeypatch):
+    stopped = threading.Event()
+    ledger: Any = SimpleNamespace(true_bits_per_weight=1.25, stored_bytes=3_400_000)
+
+    def last_step(task, folder, *, overwrite=False):
+        def steps():
+            assert stopped.wait(5)
+            yield PruneProgress(stage="save", done=1, seconds=9, left=0, note="", ledger=ledger)
+
+        return steps()
+
+    monkeypatch.setattr(pruning_save, "prune_checkpoint", last_step)
+    view.saver.folder.value = str(tmp_path / "out")
+    view.saver.run_button.click()
+    view.saver.folder.value = "for the next time"
+    view.saver.stop()
+    stopped.set()
+    assert view.saver.job.wait(5)
+    assert f"Saved as the folder {tmp_path / 'out'}: 1.250 true bits" in view.saver.words.value
+    assert "3.40 MB" in view.saver.words.value
 
 
 def test_what_cannot_be_saved_is_said(view, tmp_path):

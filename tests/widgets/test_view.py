@@ -73,6 +73,14 @@ def test_nothing_is_drawn_before_it_is_wanted(powers):
     assert powers.drawn == 1
 
 
+def test_a_view_that_lacks_something_fails_when_made():
+    class Mute(Powers):
+        sentence = View.sentence
+
+    with pytest.raises(TypeError, match=r"abstract method '?sentence"):
+        Mute()
+
+
 def test_a_control_moves_the_state_and_the_figure_follows(powers):
     slider = powers.widget.children[0].children[0]
     slider.value = 5
@@ -96,6 +104,21 @@ def test_a_burst_of_changes_is_one_drawing(powers):
 
     assert asyncio.run(burst()) == 1
     assert powers.plot.label == "6 powers of 3, all < 100"
+
+
+def test_a_change_after_a_pause_does_not_wait(powers, monkeypatch):
+    monkeypatch.setattr(view, "BURST", 0.5)
+
+    async def change():
+        _ = powers.widget
+        powers._drawn_at -= 100  # s
+        powers.state.set({"n": 4, "base": 3})
+        before = powers.drawn
+        await asyncio.sleep(0.05)
+        return powers.drawn - before
+
+    assert asyncio.run(change()) == 1
+    assert powers.plot.label == "4 powers of 3, all < 100"
 
 
 def test_an_error_is_shown_and_goes_with_the_next_drawing(powers):

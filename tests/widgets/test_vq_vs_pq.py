@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import time
 
 import numpy as np
@@ -7,6 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from dpqlab.errors import ConfigError
+from dpqlab.viz.codec_steps import STEPS
 from dpqlab.widgets import VQAgainstPQ
 
 
@@ -123,6 +126,24 @@ def test_the_star_moves_and_leaves_a_ring(view):
     same = view.contest.spec
     view.walk(1)
     assert view.contest.spec is same, "a step of the walk changes no bits"
+
+
+def plain(value):
+    """A part of a figure's JSON with its arrays as lists."""
+    if isinstance(value, dict) and "bdata" in value:
+        return np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).tolist()
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_is_drawn_is_the_figure(view, step):
+    assert view.widget
+    view.state.set({"step": step, "share": "4", "row_scale": True, "column": 380})
+    figure = json.loads(view.figure().to_json())
+    drawn, made = (json.dumps(plain(spec), sort_keys=True) for spec in (view.plot.spec, figure))
+    assert drawn == made  # as text: NaN, which ends a line, equals nothing
 
 
 def test_the_code_makes_what_is_on_screen(view):
