@@ -21,6 +21,19 @@ FASHION_DIT: dict[str, Any] = {
 }
 """Width 384, 8 blocks, 49 tokens, about 22 M parameters with one embedder."""
 
+DIT_XL_2: dict[str, Any] = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "num_layers": 28,
+    "in_channels": 4,
+    "out_channels": 8,
+    "sample_size": 32,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 1000,
+}
+"""DiT-XL/2 for 256x256 images (Peebles & Xie, arXiv 2212.09748, table 4): the latents of a VAE,
+width 1152, 28 blocks, 256 tokens, 675 M parameters with one embedder; learned variance."""
+
 
 def make_dit(geometry: dict[str, Any]) -> DiTTransformer2DModel:
     """Build a DiT ready for training: adaLN-Zero start, one embedder shared by all blocks.

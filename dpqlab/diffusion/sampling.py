@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,32 @@ if TYPE_CHECKING:
 MAX_STEPS = 1000
 MAX_SEED = 2**64 - 1
 MAX_INDEX = 2**31 - 1
+
+
+@runtime_checkable
+class PreparedDenoiser(Protocol):
+    """What samples like a diffusers DiT but is none: :class:`dpqlab.diffusion.DiTRuntime`.
+
+    It has the transformer's ``config``, takes timesteps and labels on the CPU too, and wants to
+    know in advance which will come.
+    """
+
+    config: Any
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Yield tensors on its device, the first floating one in the dtype it computes in."""
+        ...
+
+    def expect(self, timesteps: Sequence[float], labels: Sequence[int]) -> None:
+        """Take note of the timesteps, in their order, and of every label that will come."""
+        ...
+
+    def __call__(self, hidden_states: Tensor, timestep: Tensor, class_labels: Tensor) -> Any:
+        """Return an object whose ``sample`` is the predicted noise."""
+        ...
+
+
+Denoiser = nn.Module | PreparedDenoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +150,7 @@ def initial_noise(
 
 
 def guided_noise(
-    transformer: nn.Module, latents: Tensor, timestep: Tensor, labels: Tensor, guidance: float
+    transformer: Denoiser, latents: Tensor, timestep: Tensor, labels: Tensor, guidance: float
 ) -> Tensor:
     """Predict the noise with classifier-free guidance.
 
@@ -160,7 +186,7 @@ def guided_noise(
     return without_class + guidance * (with_class - without_class)
 
 
-def compute_dtype(transformer: nn.Module) -> torch.dtype:
+def compute_dtype(transformer: Denoiser) -> torch.dtype:
     """Return the dtype that a DiT's input layer works in, which its inputs must have."""
     return next(p.dtype for p in transformer.parameters() if p.is_floating_point())
 
@@ -187,7 +213,7 @@ def step_options(scheduler: SchedulerMixin, request: SampleRequest) -> dict[str,
 
 
 def sample_steps(
-    transformer: nn.Module,
+    transformer: Denoiser,
     scheduler: SchedulerMixin,
     request: SampleRequest,
     *,
@@ -198,7 +224,8 @@ def sample_steps(
     Parameters
     ----------
     transformer
-        A diffusers DiT (or anything with its forward and config) predicting the noise.
+        A diffusers DiT (or anything with its forward and config) predicting the noise, or what
+        :func:`dpqlab.diffusion.prepare_runtime` made of it.
     scheduler
         A diffusers scheduler; it is set to ``request.steps`` and holds state while this runs.
     latents
@@ -236,20 +263,27 @@ def sample_steps(
 
 @torch.no_grad()
 def _steps(
-    transformer: nn.Module, scheduler: SchedulerMixin, request: SampleRequest, latents: Tensor
+    transformer: Denoiser, scheduler: SchedulerMixin, request: SampleRequest, latents: Tensor
 ) -> Generator[SampleStep, Tensor | None, None]:
     sampler: Any = scheduler
     device = next(transformer.parameters()).device
-    labels = torch.tensor(request.labels, device=device)
-    sampler.set_timesteps(request.steps, device=device)
+    # the schedule stays on the host, where its numbers are needed at every step: read from a GPU,
+    # each would wait for the work before it
+    sampler.set_timesteps(request.steps, device="cpu")
+    where = device
+    if isinstance(transformer, PreparedDenoiser):
+        where = torch.device("cpu")
+        null = [] if request.guidance == 1 else [transformer.config.num_embeds_ada_norm]
+        transformer.expect(sampler.timesteps.tolist(), [*request.labels, *null])
+    labels = torch.tensor(request.labels, device=where)
     extra = step_options(scheduler, request)
     # float32 whatever the model computes in: the steps add up small differences
     x = latents.to(device, torch.float32) * sampler.init_noise_sigma
     total = len(sampler.timesteps)
     for index, t in enumerate(sampler.timesteps):
         model_input = sampler.scale_model_input(x, t)
-        noise = guided_noise(transformer, model_input, t, labels, request.guidance)
-        alpha = sampler.alphas_cumprod[int(t)].to(x)
+        noise = guided_noise(transformer, model_input, t.to(where), labels, request.guidance)
+        alpha = sampler.alphas_cumprod[int(t)].to(x.dtype)
         clean = ((model_input - (1 - alpha).sqrt() * noise) / alpha.sqrt()).clamp(-1, 1)
         x = sampler.step(noise, t, x, **extra).prev_sample
         sent = yield SampleStep(
@@ -264,7 +298,7 @@ def to_uint8(latents: Tensor) -> Tensor:
 
 
 def sample_images(
-    transformer: nn.Module, scheduler: SchedulerMixin, request: SampleRequest
+    transformer: Denoiser, scheduler: SchedulerMixin, request: SampleRequest
 ) -> Tensor:
     """Run :func:`sample_steps` to its end and return uint8 images (N, C, H, W)."""
     latents = None

@@ -76,8 +76,15 @@ def backends() -> list[Backend]:
         available=trouble is None,
         reason=trouble or "triton can be imported",
     )
+    trouble = _cuda_trouble()
+    cuda = Backend(
+        name="cuda",
+        devices=("cuda",),
+        available=trouble is None,
+        reason=trouble or "NVRTC can compile for the GPU",
+    )
     reference = Backend(name="torch", devices=(), available=True, reason="the reference")
-    return [numba, triton, reference]
+    return [numba, cuda, triton, reference]
 
 
 def numba_available() -> bool:
@@ -147,6 +154,14 @@ def _triton_trouble() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (it comes with PyTorch's CUDA builds)"
     return None
+
+
+@lru_cache(maxsize=1)
+def _cuda_trouble() -> str | None:
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    nvrtc = importlib.import_module("dpqlab.kernels.nvrtc")
+    return nvrtc.trouble()
 
 
 @lru_cache(maxsize=1)

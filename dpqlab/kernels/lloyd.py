@@ -11,11 +11,9 @@ results do not depend on how many there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
+
+from dpqlab.kernels.jit import compiled
 
 LANES = 4  # centroids that pass by together; codebooks are padded to a multiple
 _TILE = 512  # points searched together; they stay in the first-level cache
@@ -23,23 +21,9 @@ _BLOCK = 128  # points in a partial sum of k-means++
 _INFINITY = np.float32(np.inf)
 
 Axes = tuple[int, ...]
-F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _compiled(*fastmath: str) -> Callable[[F], F]:
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", *fastmath}}
-    jit: Any = numba.njit
-
-    def compiled(function: F) -> F:
-        try:
-            return jit(cache=True, **options)(function)
-        except RuntimeError:  # no folder to cache in: compile anew in every process
-            return jit(**options)(function)
-
-    return compiled
-
-
-@_compiled()
+@compiled()
 def halve_norms(c: np.ndarray, h: np.ndarray, k: int) -> None:
     """Set ``h[j] = |c[j]|^2 / 2``; infinity from ``k`` on, so that padding is never nearest."""
     for j in range(c.shape[0]):
@@ -49,7 +33,7 @@ def halve_norms(c: np.ndarray, h: np.ndarray, k: int) -> None:
         h[j] = total * np.float32(0.5) if j < k else _INFINITY
 
 
-@_compiled()
+@compiled()
 def accumulate(
     x: np.ndarray, w: np.ndarray, codes: np.ndarray, sums: np.ndarray, first: int, last: int
 ) -> None:
@@ -68,7 +52,7 @@ def accumulate(
             row[codes[n]] += value * w[n] if weighted else value
 
 
-@_compiled()
+@compiled()
 def move(
     x: np.ndarray,
     w: np.ndarray,
@@ -95,7 +79,7 @@ def move(
     halve_norms(c, h, k)
 
 
-@_compiled()
+@compiled()
 def _worst(
     x: np.ndarray, w: np.ndarray, codes: np.ndarray, c: np.ndarray, d: int, most: int
 ) -> np.ndarray:
@@ -118,7 +102,7 @@ def _worst(
     return found
 
 
-@_compiled()
+@compiled()
 def _distances(x: np.ndarray, c: np.ndarray, away: np.ndarray, axes: Axes) -> None:
     """Set ``away`` to the squared distances of a run of points to ``c``."""
     for n in range(x.shape[1]):
@@ -129,7 +113,7 @@ def _distances(x: np.ndarray, c: np.ndarray, away: np.ndarray, axes: Axes) -> No
         away[n] = total
 
 
-@_compiled("reassoc")
+@compiled("reassoc")
 def _chances(away: np.ndarray, w: np.ndarray, nearest: np.ndarray, start: int, stop: int) -> float:
     """Lower ``nearest`` to the distances ``away``; return the sum of weight times distance."""
     total = np.float32(0.0)
@@ -139,7 +123,7 @@ def _chances(away: np.ndarray, w: np.ndarray, nearest: np.ndarray, start: int, s
     return np.float64(total)
 
 
-@_compiled()
+@compiled()
 def _pick(nearest: np.ndarray, w: np.ndarray, blocks: np.ndarray, draw: float) -> int:
     """Draw an index by chances ``nearest * w``, whose sums by blocks are ``blocks``."""
     target = draw * blocks.sum()
@@ -161,7 +145,7 @@ def _pick(nearest: np.ndarray, w: np.ndarray, blocks: np.ndarray, draw: float) -
     return max(found, 0)
 
 
-@_compiled()
+@compiled()
 def plus_plus(x: np.ndarray, w: np.ndarray, draws: np.ndarray, c: np.ndarray, axes: Axes) -> None:
     """Choose initial centroids ``c`` (k, >= d) among points ``x`` (d, n) by k-means++.
 
@@ -192,7 +176,7 @@ def plus_plus(x: np.ndarray, w: np.ndarray, draws: np.ndarray, c: np.ndarray, ax
             blocks[b] = _chances(away, w, nearest, start, stop)
 
 
-@_compiled()
+@compiled()
 def _nearest(
     x: np.ndarray, c: np.ndarray, h: np.ndarray, best: np.ndarray, code: np.ndarray, axes: Axes
 ) -> None:
@@ -221,7 +205,7 @@ def _nearest(
             best[p], code[p] = low, at
 
 
-@_compiled()
+@compiled()
 def assign(
     x: np.ndarray,
     c: np.ndarray,
@@ -248,7 +232,7 @@ def assign(
     return changed
 
 
-@_compiled()
+@compiled()
 def lloyd(
     x: np.ndarray,
     w: np.ndarray,

@@ -10,6 +10,7 @@ in registers while the codewords pass by.
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false
 # pyright: reportUntypedFunctionDecorator=false, reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false, reportMissingImports=false, reportIndexIssue=false
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 

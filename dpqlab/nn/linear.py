@@ -23,6 +23,8 @@ from dpqlab.core import (
     unpack,
 )
 from dpqlab.errors import ShapeError
+from dpqlab.kernels import ops
+from dpqlab.kernels.coded import CodedWeight, runs_of_positions
 from dpqlab.nn.codebook_tensors import CodebookTensors, code_bits_of, codes_beyond
 from dpqlab.nn.packed import PackedLinear, frozen, hold_decoded
 from dpqlab.nn.scalar_linear import ScalarLinear
@@ -62,6 +64,8 @@ class CompressedLinear(PackedLinear):
         As in :class:`CodebookTensors`, frozen.
     base, table, scope_of : Tensor
         How a code finds its codeword; buffers. ``table`` may be None.
+    first, size : Tensor
+        The same for every position, as kernels want it: int32 (m,), buffers.
     latent : Parameter or None
         float32 of shape (out, m, d), in units of the row scale: unquantized sub-vectors that take a
         straight-through gradient while a model is calibrated. They change no value that the layer
@@ -80,6 +84,8 @@ class CompressedLinear(PackedLinear):
     base: Tensor
     table: Tensor | None
     scope_of: Tensor
+    first: Tensor
+    size: Tensor
     latent: nn.Parameter | None
 
     def __init__(
@@ -98,9 +104,11 @@ class CompressedLinear(PackedLinear):
         # registered while it is None, so that functional_call can put a tensor in its place
         self.register_parameter("latent", None)
         self.code_bits = code_bits_of(tensors.base)
-        self.register_buffer("base", tensors.base, persistent=False)
-        self.register_buffer("table", tensors.table, persistent=False)
-        self.register_buffer("scope_of", scope_of.to(tensors.base.device), persistent=False)
+        scope_of = scope_of.to(tensors.base.device)
+        first, size = runs_of_positions(tensors.base, scope_of)
+        buffers = {"base": tensors.base, "table": tensors.table, "scope_of": scope_of}
+        for name, buffer in (buffers | {"first": first, "size": size}).items():
+            self.register_buffer(name, buffer, persistent=False)
         self.codes_cache: Tensor | None = None
 
     @property
@@ -210,6 +218,7 @@ class CompressedLinear(PackedLinear):
         self.weight = frozen(tensors.codes)
         self.pool = frozen(tensors.pool)
         self.base, self.table = tensors.base, tensors.table
+        self.first, self.size = runs_of_positions(self.base, self.scope_of)
         self.scale = None if tensors.scale is None else frozen(tensors.scale)
         self.code_bits = code_bits_of(tensors.base)
         if self.codes_cache is not None:
@@ -268,9 +277,35 @@ class CompressedLinear(PackedLinear):
             rows = rows * scale.to(wide)[:, None]
         return rows.to(dtype)
 
+    def coded(self) -> CodedWeight:
+        """Return what is stored, as kernels take it; nothing but a table is copied."""
+        return CodedWeight(
+            codes=self.weight,
+            pool=self.pool,
+            first=self.first,
+            size=self.size,
+            table=None if self.table is None else self.table.to(torch.int32),
+            scale=self.scale,
+            shape=(self.out_features, self.in_features),
+            code_bits=self.code_bits,
+        )
+
     def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the weight (out, in): see :meth:`decode_with`."""
-        return self.decode_with(self.pool, self.scale, dtype, self.latent)
+        """Return the weight (out, in): decoded in float32, then rounded to ``dtype``."""
+        if self._calibrated:
+            return self.decode_with(self.pool, self.scale, dtype, self.latent)
+        return ops.decode(self.coded(), dtype)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Linear gives it
+        """Apply the layer to (..., in), giving (..., out) in the dtype of the input."""
+        if self._calibrated or self._held is not None:
+            return super().forward(input)
+        return ops.linear(input, self.coded(), self.bias)
+
+    @property
+    def _calibrated(self) -> bool:
+        """Whether codes are unpacked or unquantized sub-vectors kept: only ``decode_with`` can."""
+        return self.codes_cache is not None or self.latent is not None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)

@@ -203,7 +203,7 @@ class TestLatent:
         latent = torch.randn(24, 5, 4, requires_grad=True)
         x = torch.randn(3, 20)
         out = functional_call(model, {"0.latent": latent}, (x,))
-        assert torch.equal(out, model(x))
+        torch.testing.assert_close(out, model(x))  # another kernel may sum in another order
         out.sum().backward()
         assert bool(latent.grad.any())
         assert (model[0].latent is not None) == present
@@ -362,10 +362,10 @@ class TestHoldDecoded:
                 assert layer._held is held  # not decoded twice
                 raise RuntimeError("stop")
             assert layer._held is held
-            assert torch.equal(model(x), expected)
+            torch.testing.assert_close(model(x), expected)  # a kernel may sum in another order
             with hold_decoded(model, torch.bfloat16):
                 assert layer._held.dtype == torch.bfloat16
-                assert torch.equal(model(x), expected)  # float32 input: decoded as usual
+                torch.testing.assert_close(model(x), expected)  # float32 input: decoded as usual
             assert layer._held is held
         assert layer._held is None
 

@@ -1,0 +1,61 @@
+"""How loops are compiled by numba, and kept on disk. Importing this module needs numba."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILES = ("coded_loops.py", "lloyd.py", "regions.py", "vectors.py")
+_entries: list[Any] = []  # what :func:`compiled_entry` returned addresses of
+
+
+def compiled(*fastmath: str) -> Callable[[F], F]:
+    """Return a decorator that compiles a loop: without the GIL, and kept on disk if possible.
+
+    Parameters
+    ----------
+    fastmath
+        What the compiler may assume of floating-point numbers besides ``"contract"``.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", *fastmath}}
+    jit: Any = numba.njit
+
+    def decorated(function: F) -> F:
+        loop = jit(**options)(function)
+        _keep(loop)
+        return loop
+
+    return decorated
+
+
+def compiled_entry(function: Callable[..., None], signature: Any) -> int:
+    """Compile a function that anything may call by its address; return that."""
+    entry: Any = CFunc(function, normalize_signature(signature), locals={}, options={})
+    _keep(entry)
+    entry.compile()
+    _entries.append(entry)
+    return entry.address
+
+
+def _keep(function: Any) -> None:
+    """Keep what is compiled on disk, until any file with compiled code changes.
+
+    Left alone, numba looks at the file of the function, but what it calls is compiled into it too.
+    """
+    try:
+        function.enable_caching()
+    except RuntimeError:  # no folder to cache in: compile anew in every process
+        return
+    function._cache._cache_file._source_stamp = _sources()
+
+
+def _sources() -> tuple[tuple[str, int, int], ...]:
+    states = ((name, (Path(__file__).parent / name).stat()) for name in _FILES)
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
