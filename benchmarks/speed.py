@@ -12,7 +12,7 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,8 +56,8 @@ def bounds(work: str, way: str) -> Bounds:
     return GOALS.get((work, preset.split("-")[1])) or GOALS.get((work, "")) or (None, None)
 
 
-def kernel_records() -> Iterator[Record]:
-    """Measure the kernel suite."""
+def kernel_records(rivals: Sequence[str] | None) -> Iterator[Record]:
+    """Measure the kernel suite, with the rivals of some names (None: all that are here)."""
     ceilings = measure_ceilings("cuda")
     say(f"ceilings: {ceilings.copy / 1e12:.2f} TB/s, {ceilings.product / 1e12:.0f} TFLOP/s")
     yield from _speeds(list(modulation_rows(ceilings)), ceilings)
@@ -65,7 +65,7 @@ def kernel_records() -> Iterator[Record]:
     for rows in TOKEN_ROWS:
         ours = list(token_rows(ceilings, rows))
         _free()
-        yield from _speeds([*ours, *rival_rows(rows, ceilings)], ceilings)
+        yield from _speeds([*ours, *rival_rows(rows, ceilings, rivals)], ceilings)
         _free()
 
 
@@ -179,11 +179,12 @@ def main() -> int:
     """Run a suite."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore
     parser.add_argument("suite", choices=["kernels", "sampler"])
+    parser.add_argument("--rivals", nargs="*", metavar="NAME", help="of the kernel suite (all)")
     parser.add_argument("--dry", action="store_true", help="print, record nothing")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device: these suites time GPU kernels")
-    records = kernel_records() if args.suite == "kernels" else sampler_records()
+    records = kernel_records(args.rivals) if args.suite == "kernels" else sampler_records()
     for record in records:
         details = record["details"]
         say(

@@ -40,6 +40,8 @@ class Problem:
         Type of the device: ``"cpu"``, ``"cuda"`` or another.
     dtype, stored
         Of x, and of the codewords.
+    pool_bytes
+        Of all codewords that the weight may use.
     """
 
     rows: int
@@ -50,6 +52,7 @@ class Problem:
     device: str
     dtype: torch.dtype
     stored: torch.dtype = torch.float16
+    pool_bytes: int = 0
 
     @classmethod
     def of(cls, x: Tensor, weight: CodedWeight) -> Problem:
@@ -64,6 +67,7 @@ class Problem:
             device=x.device.type,
             dtype=x.dtype,
             stored=weight.pool.dtype,
+            pool_bytes=weight.pool.nbytes,
         )
 
     @property
@@ -94,6 +98,8 @@ class Rule:
         Largest codebook.
     halves
         Whether it is for float16 codewords and 16-bit x only.
+    least_pool
+        Bytes of the smallest pool.
     why
         In a few words.
     """
@@ -106,6 +112,7 @@ class Rule:
     lengths: tuple[int, ...] = ()
     most_k: float = float("inf")
     halves: bool = False
+    least_pool: int = 0
     why: str
 
     def fits(self, problem: Problem) -> bool:
@@ -118,9 +125,13 @@ class Rule:
             and problem.k <= min(self.most_words * problem.out, self.most_k)
             and (not self.lengths or (problem.d in self.lengths and whole))
             and (halves or not self.halves)
+            and problem.pool_bytes >= self.least_pool
             and (self.backend == "torch" or problem.known)
         )
 
+
+L1_POOL = 64 << 10
+"""Bytes of a pool beyond which the L1 cache, which serves a GEMM beside it too, loses codewords."""
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -144,7 +155,8 @@ RULES: tuple[Rule, ...] = (
         lengths=(4, 8),
         most_k=1024,
         halves=True,
-        why="decodes once through shared memory into the L2 cache, then cuBLAS",
+        least_pool=L1_POOL,
+        why="a large pool: decodes once through shared memory into the L2 cache, then cuBLAS",
     ),
     Rule(
         backend="triton",
@@ -246,6 +258,7 @@ def decoder_for(weight: CodedWeight, dtype: torch.dtype) -> str:
         device=weight.codes.device.type,
         dtype=dtype,
         stored=weight.pool.dtype,
+        pool_bytes=weight.pool.nbytes,
     )
     return rule_for(problem, os.environ.get(VARIABLE) or None).backend
 

@@ -18,7 +18,16 @@ TRITON = Backend(name="triton", devices=("cuda",), available=True, reason="here"
 TORCH = Backend(name="torch", devices=(), available=True, reason="the reference")
 NO_TRITON = replace(TRITON, available=False, reason="triton is missing")
 ALL = (NUMBA, CUDA, TRITON, TORCH)
-WIDE = Problem(rows=1, out=6912, columns=1152, d=8, k=256, device="cpu", dtype=torch.float32)
+WIDE = Problem(
+    rows=1,
+    out=6912,
+    columns=1152,
+    d=8,
+    k=256,
+    device="cpu",
+    dtype=torch.float32,
+    pool_bytes=1 << 20,
+)
 
 
 def chosen(wanted: str | None = None, offered: Any = ALL, **changes: Any) -> tuple[str, str]:
@@ -35,6 +44,7 @@ def chosen(wanted: str | None = None, offered: Any = ALL, **changes: Any) -> tup
         ({"dtype": torch.float64}, ("torch", "decode")),
         ({"device": "cuda", "rows": 512}, ("triton", "decode")),
         ({"device": "cuda", "rows": 512, "dtype": torch.bfloat16}, ("cuda", "decode")),
+        ({"device": "cuda", "dtype": torch.bfloat16, "pool_bytes": 8192}, ("triton", "decode")),
         ({"device": "cuda", "dtype": torch.bfloat16, "d": 6}, ("triton", "decode")),
         ({"device": "cuda", "dtype": torch.bfloat16, "columns": 1156}, ("triton", "decode")),
         ({"device": "cuda", "dtype": torch.bfloat16, "k": 2048}, ("triton", "decode")),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import mmap
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,6 +156,39 @@ def test_no_code_reads_beyond_its_codebook_or_the_stream() -> None:
             weight,
             None,
         )
+
+
+GUARDED = """
+import ctypes, mmap
+from dataclasses import replace
+import numpy as np, torch
+from dpqlab.kernels import numba_linear, reference
+from tests.kernels.test_numba_linear import coded
+
+memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+address = np.frombuffer(memory, np.uint8).ctypes.data
+protect = ctypes.CDLL(None).mprotect
+protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+assert protect(address + mmap.PAGESIZE, mmap.PAGESIZE, 0) == 0
+for bits in range(1, 17):
+    for columns in (8, 40, 64, 72, 128):
+        weight = coded((3, columns), 4, 2, bits)
+        n = len(weight.codes)
+        last = np.frombuffer(memory, np.uint8, n, mmap.PAGESIZE - n)
+        last[:] = weight.codes.numpy()
+        there = replace(weight, codes=torch.from_numpy(last))
+        found = numba_linear.decode(there, torch.float32)
+        assert torch.equal(found, reference.decode(weight, torch.float32))
+print("read")
+"""
+
+
+@pytest.mark.skipif(not hasattr(mmap, "PROT_READ"), reason="needs protected pages of memory")
+def test_the_page_behind_the_codes_is_not_read() -> None:
+    """A read there would end the process, so another one does it."""
+    command, root = [sys.executable, "-c", GUARDED], Path(__file__).parents[2]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "read"), ran.stderr
 
 
 def test_threads_change_nothing(threads: Any) -> None:

@@ -142,10 +142,10 @@ def _table_rows(parts: Sequence[Part], device: torch.device) -> int:
         return 0
     if (os.environ.get(VARIABLE) or "cuda") != "cuda":
         return 0
-    from dpqlab.kernels import cuda_table, nvrtc
+    from dpqlab.kernels import nvrtc, table_plan
 
     if nvrtc.trouble() is not None:
         return 0
     bits = max(weight.code_bits for weight in coded)
-    fitting = (n for n in range(cuda_table.MAX_ROWS, 0, -1) if not cuda_table.refusal(n, bits))
+    fitting = (n for n in range(table_plan.MAX_ROWS, 0, -1) if not table_plan.refusal(n, bits))
     return next(fitting, 0)
