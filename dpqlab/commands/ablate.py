@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dpqlab.calibration.ablation import AblationRow, ablation_row, ablation_rows
 from dpqlab.checkpoint import is_compressed
-from dpqlab.commands.bench import Bench, RowResult
+from dpqlab.commands.ablation_bench import Bench, RowResult
 from dpqlab.commands.calibration_data import add_data_arguments, check_data
 from dpqlab.commands.drawing import add_device_argument, device_of
 from dpqlab.commands.terminal import Terminal, add_json_argument

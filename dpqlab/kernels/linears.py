@@ -138,8 +138,8 @@ RULES: tuple[Rule, ...] = (
         backend="numba",
         method="table",
         device="cpu",
-        most_rows=4,
-        most_words=0.5,
+        most_rows=16,
+        most_words=0.25,
         why="few rows: a look-up for each code instead of d products",
     ),
     Rule(

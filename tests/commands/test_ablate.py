@@ -9,7 +9,7 @@ import torch
 
 from dpqlab.calibration.ablation import ablation_row, ablation_rows
 from dpqlab.cli import main
-from dpqlab.commands import bench
+from dpqlab.commands import ablation_bench
 from dpqlab.commands.ablate import cost_note
 from dpqlab.evaluation.config import EvaluationConfig
 
@@ -51,7 +51,7 @@ def test_rows_that_are_done_are_shown_when_the_next_is_stopped(
     def stopped(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "run_calibration", stopped)
+    monkeypatch.setattr(ablation_bench, "run_calibration", stopped)
     rows = ["dpq k-means", "best distil"]
     assert main(["ablate", *rows, "--source", str(tiny), *SHORT, *DRAWN]) == 130
     captured = capsys.readouterr()
@@ -62,7 +62,7 @@ def test_rows_that_are_done_are_shown_when_the_next_is_stopped(
 def test_a_loss_that_needs_images_is_refused_first(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench.Bench, "run", None)
+    monkeypatch.setattr(ablation_bench.Bench, "run", None)
     assert main(["ablate", "vq paper", "--source", str(tiny), *SHORT, *DRAWN]) == 2
     assert "give --data" in capsys.readouterr().err.splitlines()[-1]
 
