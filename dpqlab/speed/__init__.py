@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpqlab.speed.kernels import SpeedRow
+from dpqlab.speed.rows import Result, SpeedRow
 from dpqlab.speed.timing import Ceilings, Timing, captured, measure_ceilings, time_together
 from dpqlab.speed.workloads import (
     DIT_XL_2,
@@ -20,6 +20,7 @@ __all__ = [
     "MODULATION",
     "Ceilings",
     "LayerKind",
+    "Result",
     "SpeedRow",
     "Timing",
     "captured",

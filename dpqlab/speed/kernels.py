@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +13,15 @@ from dpqlab.diffusion.runtime.belt import Belt
 from dpqlab.diffusion.runtime.linears import TokenLinear, token_linear, token_linears
 from dpqlab.diffusion.runtime.parts import Part, decode_into
 from dpqlab.kernels.coded import CodedWeight
-from dpqlab.speed.timing import Ceilings, Timing, Work, captured, time_together
+from dpqlab.speed.rows import SpeedRow
+from dpqlab.speed.timing import (
+    Ceilings,
+    Timing,
+    Work,
+    captured,
+    peak_details,
+    time_together,
+)
 from dpqlab.speed.workloads import (
     DIT_XL_2,
     MODULATION,
@@ -28,38 +35,6 @@ PRESETS = ("dpq-2bit", "best-2bit", "dpq-1bit", "best-1bit")
 TOKEN_ROWS = (256, 512, 4096)
 L2_BYTES = 192 * 2**20  # several times that of any GPU of today
 QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedRow:
-    """One way to compute one workload.
-
-    Attributes
-    ----------
-    work
-        The workload, such as ``"token layers, M=256"``.
-    way
-        How it was computed: a preset, or a dense rival.
-    timing
-        Seconds a pass.
-    floor
-        Seconds below which this device cannot get, from bytes and FLOPs and measured ceilings.
-    bytes
-        Bytes of weights that have to be read.
-    error
-        Relative distance of the result from the dense product with the decoded weights; None for
-        the dense one.
-    details
-        More to know.
-    """
-
-    work: str
-    way: str
-    timing: Timing
-    floor: float
-    bytes: int
-    error: float | None = None
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 def modulation_rows(
@@ -90,6 +65,7 @@ def modulation_rows(
         copies[name] = -(-L2_BYTES // read[name])
         works[name] = captured(_repeated(run, copies[name]))
     times = time_together(works, device="cuda", passes=4)
+    peak = peak_details("cuda")
     written = rows * total * 2
     for name, timing in times.items():
         yield SpeedRow(
@@ -99,6 +75,8 @@ def modulation_rows(
             floor=(read[name] + written + x.nbytes) / ceilings.copy,
             bytes=read[name],
             error=errors.get(name),
+            flops=2 * rows * kind.weights,
+            details=peak,
         )
 
 
@@ -184,6 +162,7 @@ def token_rows(
                 )
         read[f"{name}: decoding alone"] = read[name]
     times = time_together(works, device="cuda", rounds=12, passes=2 if rows > 1000 else 4)
+    peak = peak_details("cuda")
     for way, timing in times.items():
         alone = way.endswith("alone")
         moved = read[way] / ceilings.copy
@@ -193,6 +172,8 @@ def token_rows(
             timing=timing,
             floor=moved if alone else max(moved, arithmetic),
             bytes=read[way],
+            flops=0.0 if alone else 2 * rows * weights,
+            details=peak,
         )
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dpqlab.diffusion.runtime import DiTRuntime, RuntimeConfig, prepare_runtime
-from dpqlab.speed.timing import Timing, Work, time_together
+from dpqlab.diffusion.runtime.config import LinearMode
+from dpqlab.speed.timing import Timing, Work, peak_details, time_together
 
+EAGER, COMPILED = "diffusers, eager", "diffusers, torch.compile"
 GUIDANCE = 4.0
 STEP = 500  # any timestep costs the same
 
@@ -51,7 +53,8 @@ class StepRow:
     timing
         Seconds a step.
     peak_bytes
-        Most that was allocated on the device while it was timed, with everything that was there.
+        Most that was allocated on the device while all were timed in turns, with everything that
+        was there; None on a CPU.
     error
         Relative distance of what it predicts from what the plain model does.
     """
@@ -61,6 +64,12 @@ class StepRow:
     timing: Timing
     bytes: dict[str, int]
     error: float | None
+    peak_bytes: int | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the model holds, but for modulations made ahead and the buffers of graphs."""
+        return sum(n for part, n in self.bytes.items() if part not in ("modulation", "graphs"))
 
 
 def guided_step(model: Any, images: int, device: str) -> Work:
@@ -88,20 +97,25 @@ def guided_step(model: Any, images: int, device: str) -> Work:
     return step
 
 
+def eager_contender(model: Any) -> Contender:
+    """Return diffusers' model as it is."""
+    return Contender(name=EAGER, model=model, bytes=_dense_bytes(model))
+
+
 def plain_contenders(model: Any) -> tuple[Contender, Contender]:
     """Return diffusers' model as it is, and compiled with CUDA graphs, as people do for speed."""
-    held = {"dense": sum(p.nbytes for p in model.parameters())}
     faster: Any = torch.compile(model, mode="reduce-overhead", fullgraph=True)
-    return (
-        Contender(name="diffusers, eager", model=model, bytes=held),
-        Contender(name="diffusers, torch.compile", model=faster, plain=model, bytes=held),
-    )
+    compiled = Contender(name=COMPILED, model=faster, plain=model, bytes=_dense_bytes(model))
+    return eager_contender(model), compiled
 
 
-def runtime_contenders(name: str, model: nn.Module) -> tuple[Contender, Contender]:
+def runtime_contenders(
+    name: str, model: nn.Module, linear: LinearMode = "decode"
+) -> tuple[Contender, Contender]:
     """Return our runtime with modulations made ahead, and made in every step."""
     ahead, each = (
-        prepare_runtime(model, RuntimeConfig(modulation=m)) for m in ("ahead", "per step")
+        prepare_runtime(model, RuntimeConfig(modulation=m, linear=linear))
+        for m in ("ahead", "per step")
     )
     return (
         Contender(name=f"{name}, modulation ahead", model=ahead, plain=model),
@@ -111,7 +125,11 @@ def runtime_contenders(name: str, model: nn.Module) -> tuple[Contender, Contende
 
 @torch.no_grad()
 def step_rows(
-    contenders: Sequence[Contender], images: int, device: str = "cuda"
+    contenders: Sequence[Contender],
+    images: int,
+    device: str = "cuda",
+    *,
+    rounds: int | None = None,
 ) -> Iterator[StepRow]:
     """Time a guided step of some contenders in turns.
 
@@ -122,12 +140,15 @@ def step_rows(
     images
         How many are drawn at once.
     device
-        Where the models are.
+        Where the models are: ``"cpu"`` or ``"cuda"``.
+    rounds
+        In which each has its turn; default: what suits the device.
     """
     works = {c.name: guided_step(c.model, images, device) for c in contenders}
     errors = {c.name: _error(c, works[c.name], images, device) for c in contenders}
-    rounds, passes = (15, 10) if device == "cuda" else (7, 2)
-    times = time_together(works, device=device, rounds=rounds, passes=passes)
+    usual, passes = (15, 10) if device == "cuda" else (9, 2)
+    times = time_together(works, device=device, rounds=rounds or usual, passes=passes)
+    peak = peak_details(device).get("peak_bytes")
     for c in contenders:
         held = c.model.weight_bytes if isinstance(c.model, DiTRuntime) else None
         yield StepRow(
@@ -136,6 +157,7 @@ def step_rows(
             timing=times[c.name],
             bytes=c.bytes if held is None else asdict(held),
             error=errors[c.name],
+            peak_bytes=peak,
         )
 
 
@@ -145,3 +167,7 @@ def _error(contender: Contender, work: Work, images: int, device: str) -> float 
     expected: Any = guided_step(contender.plain, images, device)()
     found: Any = work()
     return float((found - expected).norm() / expected.norm())
+
+
+def _dense_bytes(model: nn.Module) -> dict[str, int]:
+    return {"dense": sum(parameter.nbytes for parameter in model.parameters())}

@@ -108,12 +108,22 @@ def time_together(
     """
     for work in works.values():
         work()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     clock = _cuda_seconds if device == "cuda" else _cpu_seconds
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
             seconds[name].append(clock(work, passes) / passes)
     return {name: Timing(rounds=tuple(values)) for name, values in seconds.items()}
+
+
+def peak_details(device: str) -> dict[str, int]:
+    """Return the most bytes allocated since :func:`time_together` began, where that is known.
+
+    Everything that is on the device counts, the rivals' tensors too.
+    """
+    return {"peak_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
 
 
 def measure_ceilings(device: str) -> Ceilings:
