@@ -171,6 +171,12 @@ def test_guidance_goes_through_the_same_function(dit):
     assert not ours.requires_grad
 
 
+def test_packed_layers_do_what_suits_the_device():
+    assert RuntimeConfig().linear_on("cpu") == "kernel"
+    assert RuntimeConfig().linear_on("cuda") == "decode"
+    assert RuntimeConfig(linear="hold").linear_on("cpu") == "hold"
+
+
 class CountingDecoder:
     """Decodes by the reference, and notes which weights."""
 
@@ -185,7 +191,7 @@ class CountingDecoder:
 
 def test_modulation_layers_are_decoded_once_a_schedule():
     model, decoder = MODELS["pq"](), CountingDecoder()
-    runtime = prepare_runtime(model, decoder=decoder)
+    runtime = prepare_runtime(model, RuntimeConfig(linear="decode"), decoder=decoder)
     assert not decoder.shapes
     for _ in sample_steps(runtime, make_scheduler(), REQUEST):
         pass

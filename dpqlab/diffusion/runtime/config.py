@@ -29,7 +29,8 @@ class RuntimeConfig:
     linear
         What compressed layers do. ``"decode"``: decode into a scratch buffer, then the library's
         product. ``"kernel"``: the kernel that :mod:`dpqlab.kernels.linears` picks for the number of
-        rows. ``"hold"``: decode once, now, and keep the dense weights. Layers with dense weights
+        rows. ``"hold"``: decode once, now, and keep the dense weights. None: kernels on a CPU,
+        where they decode tiles that stay in the cache; decode elsewhere. Layers with dense weights
         are not affected.
     graphs
         Replay the forward pass as a CUDA graph; None: wherever there is CUDA.
@@ -46,7 +47,7 @@ class RuntimeConfig:
     """
 
     modulation: ModulationMode = "ahead"
-    linear: LinearMode = "decode"
+    linear: LinearMode | None = None
     graphs: bool | None = None
     overlap: bool = True
     table_bytes: int = 256 * 2**20
@@ -55,7 +56,7 @@ class RuntimeConfig:
         """Refuse what cannot be."""
         for name, kinds in (("modulation", ModulationMode), ("linear", LinearMode)):
             value, expected = getattr(self, name), get_args(kinds)
-            if value not in expected:
+            if value not in expected and not (name == "linear" and value is None):
                 raise ConfigError(f"{name} is {value!r}: expected one of {', '.join(expected)}")
         if self.graphs not in (None, True, False) or self.overlap not in (True, False):
             raise ConfigError(
@@ -67,6 +68,11 @@ class RuntimeConfig:
             raise ConfigError(
                 f"table_bytes is {size!r}: expected a whole number of bytes, 0 or more"
             )
+
+
+    def linear_on(self, device_type: str) -> LinearMode:
+        """Return what compressed layers do on a device."""
+        return self.linear or ("kernel" if device_type == "cpu" else "decode")
 
 
 @dataclass(frozen=True, kw_only=True)

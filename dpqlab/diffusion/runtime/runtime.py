@@ -64,7 +64,8 @@ class DiTRuntime:
         self._label_count = min(
             len(g.embedder.class_embedder.embedding_table.weight) for g in groups
         )
-        self._trunk = Trunk(transformer, layout, settings.linear, belt, decoder)
+        linear = settings.linear_on(self.device.type)
+        self._trunk = Trunk(transformer, layout, linear, belt, decoder)
         self._belt = belt
         self._table: ModulationTable | None = None
         self._step: StepModulation | None = None
