@@ -22,7 +22,7 @@ LOCK_TEXT = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 # Where the name to import differs from the name to install.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "faiss": "faiss-cpu"}
 # Dependencies of declared packages, used only beside them.
-THROUGH = {"pillow": "diffusers", "triton": "torch", "packaging": "pytest"}
+THROUGH = {"pillow": "diffusers", "triton": "torch", "llvmlite": "numba", "packaging": "pytest"}
 
 
 def locked() -> dict[str, str]:

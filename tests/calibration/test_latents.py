@@ -159,5 +159,6 @@ def test_a_student_can_be_used_while_codes_move(compressed, teacher, latent_conf
         used = student(batch.noisy, **given).sample
         fresh = compressed()
         fresh.load_state_dict(student.state_dict())
-        assert torch.equal(fresh(batch.noisy, **given).sample, used)
+        # decoded by another kernel, which may sum in another order
+        torch.testing.assert_close(fresh(batch.noisy, **given).sample, used)
     assert not all(best)

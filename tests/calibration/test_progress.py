@@ -116,7 +116,9 @@ def test_a_run_that_broke_off_between_records_goes_on_from_the_last(
         for record in calibrate(student, teacher, data, CONFIGS[name], progress=file):
             seen.append(record)
     assert course(seen) == course(records[:2])
-    assert held_out_loss(student, teacher, data, BASE) == min(r.total for r in seen)
+    # products outside of a calibration come from another kernel, which may sum in another order
+    least = min(r.total for r in seen)
+    assert held_out_loss(student, teacher, data, BASE) == pytest.approx(least, rel=1e-6)
     assert untouched(student)
     monkeypatch.undo()
     again = compressed(CODECS[name])

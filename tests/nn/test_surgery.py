@@ -104,7 +104,7 @@ def test_forward_and_error_match_the_decoded_weights() -> None:
     for p in (*dense.transformer_blocks[0].norm1.emb.parameters(), *dense.proj_out.parameters()):
         p.data = p.data.bfloat16().float()
     x = torch.randn(3, 16)
-    assert torch.equal(model(x), dense(x))
+    torch.testing.assert_close(model(x), dense(x))  # a kernel may sum in another order
 
 
 @pytest.mark.parametrize("rest", ["bfloat16", "float16", "float32"])
