@@ -77,6 +77,7 @@ def rival_rows(
             timing=times[name],
             floor=2 * rows * weights / ceilings.product,
             bytes=weights * BITS[name] // 8,
+            flops=2 * rows * weights,
         )
 
 

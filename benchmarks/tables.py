@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks import quality_tables as quality
 from benchmarks import record
 from benchmarks.markdown import MISSING, quantity, table
+from benchmarks.speed_tables import speed_table
 
 README = record.ROOT / "README.md"
 
@@ -52,6 +53,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "judges": quality.judges_table,
     "rivals": quality.rivals_table,
     "kmeans": kmeans_table,
+    "speed": speed_table,
 }
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "sample": "draw images from one model, or from several with the same seed",
     "trace": "record where a compressed model leaves its teacher, block by block, step by step",
     "evaluate": "measure how good and how true to its teacher a model is",
+    "bench": "measure kernels, sampling or k-means on this machine, beside their rivals",
     "demo": "compress the bundled model now and write a report to look at",
     "doctor": "say what this machine can do, and what is missing",
 }

@@ -66,6 +66,14 @@ def test_importing_dpqlab_loads_no_package_at_all():
     assert not {name.partition(".")[0] for name in loaded} & (HEAVY | {"torch", "numpy"})
 
 
+def test_what_computes_here_is_asked_for_lazily():
+    code = (
+        "import sys, dpqlab; before = 'torch' in sys.modules; shown = dpqlab.backends();"
+        "print(before, type(shown).__name__, [b.name for b in shown][-1])"
+    )
+    assert run(code).split() == ["False", "Overview", "torch"]
+
+
 def test_core_loads_torch_and_numpy_only():
     # Whatever torch and numpy load lazily once they are used belongs to them.
     new = set(json.loads(run(LOADED_BY_CORE)))

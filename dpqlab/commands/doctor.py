@@ -24,7 +24,7 @@ from dpqlab.commands.terminal import Terminal, add_json_argument
 from dpqlab.diffusion.models import bundled
 from dpqlab.errors import ConfigError, DPQError
 from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference, quick_reference
-from dpqlab.kernels.dispatch import backends
+from dpqlab.kernels.overview import overview
 
 EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "diffusers": (("diffusers", "loading and sampling models"), ("accelerate", "offloading")),
@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
         "Say what this machine can do and what is missing: versions, CPU, GPUs, compute backends, "
+        "which of them multiplies with compressed weights and when (the first rule that fits), "
         "optional packages with the extra that installs each, bundled models (their files are "
         "hashed and compared with the recorded SHA-256), free disk. Missing optional things are no "
         "error."
@@ -57,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": cpu(),
         "gpus": gpus(),
-        "backends": [
-            {"name": b.name, "available": b.available, "reason": b.reason} for b in backends()
-        ],
+        **overview().to_dict(),
         "packages": packages(),
         "assets": assets(),
         "free_disk_bytes": shutil.disk_usage(Path.cwd()).free,
@@ -150,9 +149,25 @@ def show(terminal: Terminal, found: dict[str, Any]) -> None:
             asset["name"], _mark(not asset["problem"], asset["problem"] or asset["state"])
         )
     terminal.say(table)
+    terminal.say("\nProducts with compressed weights, by the first that fits:", rules_table(found))
     terminal.say("\nMissing:" if found["missing"] else "\nNothing is missing.")
     for line in found["missing"]:
         terminal.say(f"  {line}")
+
+
+def rules_table(found: dict[str, Any]) -> Table:
+    """Return the rules that choose a kernel, and whether they apply here."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("on", "for", "by", "here"):
+        table.add_column(title, overflow="fold")
+    for rule in found["rules"]:
+        table.add_row(
+            rule["device"],
+            ", ".join(filter(None, (rule["rows"], rule["conditions"]))),
+            f"{rule['backend']} {rule['method']}",
+            _mark(rule["applies"], rule["refusal"] or rule["why"]),
+        )
+    return table
 
 
 def _mark(good: bool, text: str) -> Text:

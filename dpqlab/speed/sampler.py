@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from dpqlab.diffusion.runtime import DiTRuntime, RuntimeConfig, prepare_runtime
-from dpqlab.diffusion.runtime.config import LinearMode
 from dpqlab.speed.timing import Timing, Work, peak_details, time_together
 
 EAGER, COMPILED = "diffusers, eager", "diffusers, torch.compile"
@@ -109,13 +108,10 @@ def plain_contenders(model: Any) -> tuple[Contender, Contender]:
     return eager_contender(model), compiled
 
 
-def runtime_contenders(
-    name: str, model: nn.Module, linear: LinearMode = "decode"
-) -> tuple[Contender, Contender]:
+def runtime_contenders(name: str, model: nn.Module) -> tuple[Contender, Contender]:
     """Return our runtime with modulations made ahead, and made in every step."""
     ahead, each = (
-        prepare_runtime(model, RuntimeConfig(modulation=m, linear=linear))
-        for m in ("ahead", "per step")
+        prepare_runtime(model, RuntimeConfig(modulation=m)) for m in ("ahead", "per step")
     )
     return (
         Contender(name=f"{name}, modulation ahead", model=ahead, plain=model),

@@ -20,9 +20,23 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {backend["name"] for backend in found["backends"]} >= {"torch", "numba"}
+    assert found["wanted"] is None
+    last = found["rules"][-1]
+    assert (last["backend"], last["method"], last["applies"]) == ("torch", "decode", True)
     assert found["cpu"]["cores"] >= 1
     assert found["free_disk_bytes"] > 0
     assert "fashion-dit" in {asset["name"] for asset in found["assets"]}
+
+
+def test_the_rules_are_shown_with_what_the_machine_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DPQLAB_BACKEND", "torch")
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "by the first that fits" in shown
+    assert "numba table" in shown
+    assert "DPQLAB_BACKEND=torch" in shown
 
 
 def test_missing_things_are_named_and_no_error(

@@ -11,7 +11,9 @@ from dpqlab.kernels import (
     best_assigner,
     best_clusterer,
     best_search,
+    dispatch,
     numba_available,
+    nvrtc,
 )
 from dpqlab.kernels.dispatch import choose
 
@@ -77,3 +79,26 @@ def test_a_backend_has_a_say_where_it_does_something(monkeypatch: pytest.MonkeyP
 
 def test_the_reference_is_always_there() -> None:
     assert [b.name for b in backends() if b.available][-1] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("device", "trouble", "reason"),
+    [
+        (False, None, "there is no CUDA device"),
+        (True, "NVRTC cannot be used (gone)", "NVRTC cannot be used (gone)"),
+        (True, None, None),
+    ],
+)
+def test_cuda_needs_a_device_and_a_compiler(
+    device: bool, trouble: str | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device)
+    monkeypatch.setattr(nvrtc, "trouble", lambda: trouble)
+    dispatch._cuda_trouble.cache_clear()
+    try:
+        cuda = next(backend for backend in backends() if backend.name == "cuda")
+        assert cuda.available == (reason is None)
+        assert cuda.refusal("cuda") == reason
+        assert cuda.refusal("cpu") is not None
+    finally:
+        dispatch._cuda_trouble.cache_clear()
