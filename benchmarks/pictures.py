@@ -15,7 +15,9 @@ ROOFLINE = record.ROOT / "docs" / "roofline.png"
 
 def main() -> int:
     """Draw and write."""
-    picture = plot_picture(roofline(record.read("kernels")))
+    # torchao fell back to a slow path in our set-up (see ``LOG.md``), which shows nothing
+    records = [r for r in record.read("kernels") if "torchao" not in r["row"]]
+    picture = plot_picture(roofline(records))
     size = write_picture(ROOFLINE, picture)
     print(f"{ROOFLINE.relative_to(record.ROOT)}: {size / 1000:.0f} kB")
     return 0

@@ -84,6 +84,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["bench", "nope"],
         ["bench", "sampler", "--presets", "nope"],
         ["bench", "sampler", "--model", "no-such-model"],
+        ["bench", "sampler", "--model", "fashion-dit-best-1bit"],
         ["bench", "sampler", "--images", "0"],
         ["bench", "kernels", "--images", "1"],
         ["bench", "kmeans", "--presets", "best-1bit"],

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import compress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,13 +14,16 @@ import torch
 from rich.table import Table
 
 from dpqlab import __version__
+from dpqlab.checkpoint import is_compressed
 from dpqlab.commands.drawing import add_device_argument, device_of
 from dpqlab.commands.terminal import Terminal, megabytes
+from dpqlab.diffusion.models import resolve
 from dpqlab.errors import BackendError, ConfigError
 from dpqlab.speed.rows import Result
 from dpqlab.speed.suites import CPU_MODEL, Options, Piece, Suite, pieces_of
 
 STDOUT = "-"
+NOTHING = "-"
 
 EXAMPLES = """examples:
   dpqlab bench sampler
@@ -37,6 +41,7 @@ NOTES = {
         "error: relative distance from the dense product with the decoded weights"
     ),
     "sampler": (
+        "×: times as fast as a rival in the same turns; "
         "error: relative distance of a step from that of the plain model with the same weights; "
         "weights: everything resident, but for modulations made ahead"
     ),
@@ -102,6 +107,13 @@ def checked(args: argparse.Namespace) -> tuple[Options, torch.device]:
         raise ConfigError("--images is for `dpqlab bench sampler` only")
     if args.suite == "kmeans" and (args.presets or args.model):
         raise ConfigError("--presets and --model are not for `dpqlab bench kmeans`")
+    if args.model is not None:
+        if args.suite == "kernels" and device.type == "cuda":
+            raise ConfigError(
+                "--model is not for kernels on a GPU: they are timed at DiT-XL/2's shapes"
+            )
+        if is_compressed(resolve(args.model)):
+            raise ConfigError(f"--model {args.model} is compressed: expected full precision")
     options = Options(
         device=device.type,
         presets=tuple(dict.fromkeys(args.presets)),
@@ -151,23 +163,30 @@ def show(results: Sequence[Result], terminal: Terminal, suite: str) -> None:
 
 
 def table_of(results: Sequence[Result]) -> Table:
-    """Return the table of one workload."""
+    """Return the table of one workload; columns without a value are left out."""
     rivals = list(dict.fromkeys(name for result in results for name in result.ratios))
+    titles = ("time", "±", *(f"× {name}" for name in rivals), "limit", "weights", "error")
+    lines = [_cells(result, rivals) for result in results]
+    shown = [any(line[i] != NOTHING for line in lines) for i in range(len(titles))]
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("how")
-    for title in ("time", "±", *(f"× {name}" for name in rivals), "limit", "weights", "error"):
+    for title in compress(titles, shown):
         table.add_column(title, justify="right")
-    for result in results:
-        table.add_row(
-            result.way,
-            duration(result.timing.median),
-            f"{result.timing.spread:.0%}" if len(result.timing.rounds) >= 4 else "-",
-            *(f"{result.ratios[name]:.2f}" if name in result.ratios else "-" for name in rivals),
-            "-" if result.limit is None else f"{result.limit:.1f}",
-            "-" if result.bytes is None else megabytes(result.bytes),
-            "-" if result.error is None else f"{result.error:.1e}",
-        )
+    for result, line in zip(results, lines, strict=True):
+        table.add_row(result.way, *compress(line, shown))
     return table
+
+
+def _cells(result: Result, rivals: Sequence[str]) -> list[str]:
+    timing = result.timing
+    return [
+        duration(timing.median),
+        f"{timing.spread:.0%}" if len(timing.rounds) >= 4 else NOTHING,
+        *(f"{result.ratios[name]:.2f}" if name in result.ratios else NOTHING for name in rivals),
+        NOTHING if result.limit is None else f"{result.limit:.1f}",
+        NOTHING if result.bytes is None else megabytes(result.bytes),
+        NOTHING if result.error is None else f"{result.error:.1e}",
+    ]
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dpqlab.speed.sampler import COMPILED, EAGER, StepRow
 from dpqlab.speed.timing import Timing
 
 DENSE = "dense"
@@ -108,3 +109,36 @@ def speed_results(rows: Sequence[SpeedRow]) -> list[Result]:
         )
         for row in rows
     ]
+
+
+def step_results(rows: Sequence[StepRow], title: str) -> list[Result]:
+    """Compare steps with diffusers' (compiled where it is), and with our dense runtime's.
+
+    Parameters
+    ----------
+    rows
+        Of one number of images.
+    title
+        What to call the model.
+    """
+    by_name = {row.name: row for row in rows}
+    plain = by_name.get(COMPILED) or by_name[EAGER]
+    results: list[Result] = []
+    for row in rows:
+        ratios = {plain.name: plain.timing.median / row.timing.median}
+        own = by_name.get(f"dense, {row.name.partition(', ')[2]}")
+        if own is not None:
+            ratios["our runtime, dense"] = own.timing.median / row.timing.median
+        count = f"{row.images} image{'s' * (row.images > 1)}"
+        results.append(
+            Result(
+                work=f"guided step of {title}, {count}",
+                way=row.name,
+                timing=row.timing,
+                ratios=ratios,
+                bytes=row.weight_bytes,
+                error=row.error,
+                details={"bytes_by_part": row.bytes, "peak_bytes": row.peak_bytes},
+            )
+        )
+    return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Literal, get_args
@@ -16,12 +16,10 @@ from dpqlab.errors import ConfigError
 from dpqlab.nn.presets import presets as known_presets
 from dpqlab.speed import cpu, kernels, kmeans
 from dpqlab.speed.models import code_randomly_, coded_like, random_dit
-from dpqlab.speed.rows import Result, speed_results
+from dpqlab.speed.rows import Result, speed_results, step_results
 from dpqlab.speed.sampler import (
-    COMPILED,
     EAGER,
     Contender,
-    StepRow,
     eager_contender,
     plain_contenders,
     runtime_contenders,
@@ -210,39 +208,6 @@ def _dense_contenders(make: Callable[[], Any], options: Options) -> tuple[Conten
     model: Any = make()[0]
     plain = plain_contenders(model) if options.gpu else (eager_contender(model),)
     return (*plain, *runtime_contenders("dense", model))
-
-
-def step_results(rows: Sequence[StepRow], title: str) -> list[Result]:
-    """Compare steps with diffusers' (compiled where it is), and with our dense runtime's.
-
-    Parameters
-    ----------
-    rows
-        Of one number of images.
-    title
-        What to call the model.
-    """
-    by_name = {row.name: row for row in rows}
-    plain = by_name.get(COMPILED) or by_name[EAGER]
-    results: list[Result] = []
-    for row in rows:
-        ratios = {plain.name: plain.timing.median / row.timing.median}
-        own = by_name.get(f"dense, {row.name.partition(', ')[2]}")
-        if own is not None:
-            ratios["our runtime, dense"] = own.timing.median / row.timing.median
-        count = f"{row.images} image{'s' * (row.images > 1)}"
-        results.append(
-            Result(
-                work=f"guided step of {title}, {count}",
-                way=row.name,
-                timing=row.timing,
-                ratios=ratios,
-                bytes=row.weight_bytes,
-                error=row.error,
-                details={"bytes_by_part": row.bytes, "peak_bytes": row.peak_bytes},
-            )
-        )
-    return results
 
 
 def _kmeans(options: Options) -> tuple[Piece, ...]:

@@ -12,9 +12,9 @@ from dpqlab.diffusion.dit import FASHION_DIT
 from dpqlab.errors import ConfigError
 from dpqlab.speed import SpeedRow, Timing, kmeans, suites
 from dpqlab.speed.models import random_dit
-from dpqlab.speed.rows import speed_results
+from dpqlab.speed.rows import speed_results, step_results
 from dpqlab.speed.sampler import COMPILED, EAGER, Contender, StepRow, eager_contender, step_rows
-from dpqlab.speed.suites import Options, pieces_of, step_results, title_of
+from dpqlab.speed.suites import Options, pieces_of, title_of
 
 TINY = FASHION_DIT | {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
 

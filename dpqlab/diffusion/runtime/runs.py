@@ -92,15 +92,19 @@ class PackedRun:
         self.parts, self.belt = tuple(parts), belt
         self.biases = [joined_bias([part], belt.dtype, belt.device) for part in parts]
         for part in parts:
-            belt.reserve([part])
+            if not self._by_kernel(part):
+                belt.reserve([part])
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply."""
         pairs = zip(self.parts, self.biases, strict=True)
         return torch.cat([self._one(x, part, bias) for part, bias in pairs], dim=1)
 
+    def _by_kernel(self, part: Part) -> bool:
+        return part.coded is not None and self.belt.device.type == "cpu"
+
     def _one(self, x: Tensor, part: Part, bias: Tensor | None) -> Tensor:
-        if part.coded is not None and x.device.type == "cpu":
+        if self._by_kernel(part):
             return kernel_product(x, part, bias)
         return F.linear(x, self.belt.decoded([part]), bias)
 
