@@ -26,14 +26,29 @@ import os
 import time
 
 import torch
+from IPython.display import Markdown
+from torch.nn import functional as F
 
-from dpqlab.diffusion import SampleRequest, load_pipeline, resolve, sample_images, weight_bytes
+from dpqlab.diffusion import (
+    RuntimeConfig,
+    SampleRequest,
+    load_pipeline,
+    prepare_runtime,
+    resolve,
+    sample_images,
+    weight_bytes,
+)
 from dpqlab.evaluation.bundled import bundled_feature_net
 from dpqlab.evaluation.features import extract
 from dpqlab.evaluation.fidelity import agreement, feature_cosine, psnr
+from dpqlab.kernels.ops import linear
 from dpqlab.nn import hold_decoded, ledger_of_model
+from dpqlab.speed import DIT_XL_2, MODULATION, coded_layers, time_together
+from dpqlab.studies.recorded_speed import bundled_speed, step_table
 from dpqlab.viz.calibration_run import strip_picture
+from dpqlab.viz.kernel_steps import kernel_steps, row_steps
 from dpqlab.viz.ledger import ledger_bars
+from dpqlab.viz.roofline import roofline
 from dpqlab.widgets import Exercise, Pixels, Plot, Prediction
 
 FAST = os.environ.get("DPQLAB_FAST") == "1"
@@ -70,8 +85,8 @@ Plot(ledger_bars(students), label="Megabytes of the compressed models by part")
 # ways to do it:
 #
 # - **dense**: the teacher, weights as they are;
-# - **packed**: every layer unpacks its codes, looks up codewords, multiplies, and forgets the
-#   matrix again: `W = scale · codebook[code]`, at each step anew;
+# - **packed**: every layer is decoded tile by tile, `W = scale · codebook[code]`, in the cache of a
+#   core, and multiplied there; at each step anew, and never in whole;
 # - **held**: `hold_decoded` decodes once before sampling, and keeps dense weights as long as it
 #   lasts.
 
@@ -121,20 +136,95 @@ Prediction(
 # %% [markdown]
 # What to read off (if your numbers disagree, something else was running: run the cells again):
 #
-# - Decoding costs the same whatever the batch; the multiplication grows with it. So *packed* looks
-#   worst at small batches, and the gap closes as the batch grows.
+# - Decoding costs the same whatever the batch; the multiplication grows with it. So what decoding
+#   costs shows at small batches, and the gap closes as the batch grows.
+# - The dense weights of a step have to come from memory; packed ones are a tenth of that. On two
+#   cores the one about pays for the other.
 # - *Held* is as fast as dense, because it is dense. It pays with memory: all that was saved, but
 #   for the file.
 #
-# Why does less memory not mean less time? A matrix multiplication takes at least
+# ## What a kernel does with a code
+#
+# One row of a real layer, its first sub-vectors, and one input. Codes lie in the stream back to
+# back, a few bits each. Two ways lead to the same number: **decode** the row and multiply, or make
+# a **table** of the input's products with all codewords, once for all rows, and look up one sum a
+# code. The table wins where few rows of input meet many rows of weights.
+
+# %%
+layer = pipelines[names[2]].transformer.transformer_blocks[3].attn1.to_q
+generator = torch.Generator().manual_seed(0)
+steps = row_steps(layer.coded(), torch.randn(layer.in_features, generator=generator))
+Plot(kernel_steps(steps), label="From bits to codes to codewords to a product, two ways")
+
+# %% [markdown]
+# The modulation layers see one row an image: timestep and class. Here is one of DiT-XL/2's size,
+# 1152 to 6912, with one row of input, dense and from tables:
+
+# %%
+kind = next(kind for kind in DIT_XL_2 if kind.name == MODULATION)
+one, dense = torch.randn(1, kind.shape[1]), torch.randn(kind.shape)
+coded = {name: coded_layers(name, kind, device="cpu")[0] for name in ("dpq-2bit", "dpq-1bit")}
+works = {"dense": lambda: F.linear(one, dense)} | {
+    name: lambda weight=weight: linear(one, weight) for name, weight in coded.items()
+}
+rounds = time_together(works, device="cpu", rounds=3 if FAST else 9, passes=2 if FAST else 8)
+for name, timing_of in rounds.items():
+    faster = rounds["dense"].median / timing_of.median
+    print(f"{name:9} {1000 * timing_of.median:6.2f} ms  {faster:4.1f} times as fast as dense")
+
+# %% [markdown]
+# ## A runtime
+#
+# `prepare_runtime` takes a model, dense or compressed, and computes the same faster: timestep and
+# class are known before sampling begins, so their layers (a third of the weights) can run **ahead**
+# for the whole schedule; queries, keys and values are one product.
+
+# %%
+for name in (names[0], names[2]):
+    for modulation in ("ahead", "per step"):
+        config = RuntimeConfig(modulation=modulation)
+        runtime = prepare_runtime(pipelines[name].transformer, config)
+        held = runtime.weight_bytes.total / 1e6
+        print(f"{name:22} {modulation:8} {ms_a_step(runtime, 2):5.0f} ms a step, {held:5.1f} MB")
+
+# %% [markdown]
+# ## On a large GPU
+#
+# Recorded on an H100 with DiT-XL/2 (random weights; speed does not look at values). $M$ is the
+# number of rows: 2 for the modulation of one image with guidance, 512 for its tokens.
+
+# %%
+recorded = bundled_speed()
+one_bit = recorded.layer("28 modulation layers", 2, "dpq-1bit")
+tokens = recorded.layer("token layers", 512, "dpq-1bit, decoding aside")
+Prediction(
+    "Weights of one bit are a sixteenth of the bytes of bf16. On the H100, how much faster are the "
+    "modulation layers at M = 2, and the token layers at M = 512?",
+    ["16 times, 16 times", "about 8 times, about as fast", "as fast, 16 times"],
+    "about 8 times, about as fast",
+    f"{one_bit.speed:.1f} times and {tokens.speed:.2f} times. With 2 rows bytes are the limit (and "
+    "look-ups, which take as long). With 512 arithmetic is, and decoding comes on top.",
+)
+
+# %%
+Plot(roofline(recorded.layer_records()), label="Speed against FLOPs per byte, below the roof")
+
+# %% [markdown]
+# A matrix multiplication takes at least
 #
 # $$ t \ge \max\left(\frac{2 \cdot N \cdot \text{weights}}{\text{operations a second}},
 #    \frac{\text{bytes of the weights}}{\text{bytes a second}}\right) $$
 #
-# for $N$ tokens. Compression makes the right term small. With 49 tokens an image the left one is
-# larger already on a CPU, and plain PyTorch writes the decoded matrix to memory before it reads it
-# again: nothing is gained. A **kernel** that decodes inside the multiplication, in registers, gets
-# at the right term. dpqlab has none yet: that is later work, and no number here claims otherwise.
+# for $N$ rows: the roof. Compression moves a point to the right, and up only where it stands on the
+# slope. And whole steps of sampling:
+
+# %%
+shown = [one for one in recorded.steps if one.images == 1 and "eager" not in one.way]
+Markdown(step_table(shown))
+
+# %% [markdown]
+# Most of what is gained over diffusers with `torch.compile` comes from the runtime, which does as
+# much for dense weights. What compression adds is memory: a tenth.
 
 # %% [markdown]
 # ## Fidelity at the same seed
@@ -191,11 +281,12 @@ Exercise(
 # ## Summary
 #
 # - Three numbers, three questions: bytes in the file, bytes in memory, milliseconds a step.
-# - Decoding in plain PyTorch saves memory and costs time, mostly at small batches; `hold_decoded`
-#   gives the time back and takes the memory.
+# - Fewer bytes are faster where bytes are the limit: few rows. With many rows arithmetic is, and
+#   packed weights can at best keep up; `hold_decoded` gives up the memory for the rest.
 # - At the same seed, one bit draws nearly what full precision draws.
 #
 # **Used here:** `dpqlab.nn.ledger_of_model`, `dpqlab.viz.ledger.ledger_bars`,
-# `dpqlab.nn.hold_decoded`, `dpqlab.diffusion.sample_images`, `dpqlab.evaluation.fidelity`. From a
-# terminal: `dpqlab sample`, `dpqlab inspect`. **Next:**
+# `dpqlab.nn.hold_decoded`, `dpqlab.diffusion.prepare_runtime`, `dpqlab.kernels.ops.linear`,
+# `dpqlab.viz.roofline.roofline`, `dpqlab.evaluation.fidelity`. From a terminal: `dpqlab bench`,
+# `dpqlab sample`, `dpqlab inspect`. **Next:**
 # [`07_your_own_model`](07_your_own_model.ipynb).

@@ -125,7 +125,7 @@ def kernel_steps(steps: RowSteps, *, title: str = "What a kernel does with a cod
         Of the figure.
     """
     positions, d = steps.words.shape
-    partial = steps.products.sum()
+    partial, looked_up = steps.products.sum(), steps.scale * steps.found.sum()
     figure = make_subplots(
         rows=3,
         cols=2,
@@ -137,8 +137,7 @@ def kernel_steps(steps: RowSteps, *, title: str = "What a kernel does with a cod
             f"1. {len(steps.bits)} bits are read: {positions} codes, lowest bit first",
             f"2. each code is a codeword; times the row's scale, {steps.scale:.3g}: {d} weights",
             f"3a. decode, then multiply: {positions * d} products, sum {partial:+.4f}",
-            f"3b. or look up: {positions} sums × {steps.scale:.3g} = "
-            f"{steps.scale * steps.found.sum():+.4f}",
+            f"3b. or look up: {positions} sums × {steps.scale:.3g} = {looked_up:+.4f}",
         ],
     )
     themed(figure, title=title, x="", y="", height=640)
@@ -207,7 +206,8 @@ def _draw_bits(figure: go.Figure, steps: RowSteps) -> None:
         )
     for place in range(count + 1):
         if (steps.start + place) % 8 == 0:
-            figure.add_vline(x=place - 0.5, line={"color": GREY, "dash": "dot"}, row=1, col=1)
+            line = {"color": GREY, "dash": "dot"}
+            figure.add_vline(x=place - 0.5, line=line, row=1, col=1)  # pyright: ignore[reportArgumentType]
     figure.update_xaxes(visible=False, range=[-0.8, count - 0.2], row=1, col=1)
     figure.update_yaxes(visible=False, range=[-1.7, 0.9], row=1, col=1)
 

@@ -69,7 +69,6 @@ class RuntimeConfig:
                 f"table_bytes is {size!r}: expected a whole number of bytes, 0 or more"
             )
 
-
     def linear_on(self, device_type: str) -> LinearMode:
         """Return what compressed layers do on a device."""
         return self.linear or ("kernel" if device_type == "cpu" else "decode")
