@@ -190,7 +190,7 @@ def _draw_bits(figure: go.Figure, steps: RowSteps) -> None:
                 "size": 14,
                 "line": {"width": 2, "color": _colour(position)},
             },
-            name=f"position {position}",
+            showlegend=False,
             hovertemplate=f"code {code}, bit %{{text}}<extra></extra>",
             row=1,
             col=1,
@@ -220,7 +220,8 @@ def _draw_columns(figure: go.Figure, row: int, values: Values, name: str) -> Non
             x=np.arange(position * d, (position + 1) * d),
             y=values[position],
             marker={"color": _colour(position), "line": {"width": 0}},
-            showlegend=False,
+            name=f"position {position}",
+            showlegend=row == 2,  # once
             hovertemplate=f"column %{{x}}: {name} %{{y:.4f}}<extra></extra>",
             row=row,
             col=1,
