@@ -206,8 +206,16 @@ def _draw_bits(figure: go.Figure, steps: RowSteps) -> None:
         )
     for place in range(count + 1):
         if (steps.start + place) % 8 == 0:
-            line = {"color": GREY, "dash": "dot"}
-            figure.add_vline(x=place - 0.5, line=line, row=1, col=1)  # pyright: ignore[reportArgumentType]
+            figure.add_shape(
+                type="line",
+                x0=place - 0.5,
+                x1=place - 0.5,
+                y0=-0.6,
+                y1=0.8,
+                line={"color": GREY, "dash": "dot"},
+                row=1,
+                col=1,
+            )
     figure.update_xaxes(visible=False, range=[-0.8, count - 0.2], row=1, col=1)
     figure.update_yaxes(visible=False, range=[-1.7, 0.9], row=1, col=1)
 
