@@ -147,8 +147,8 @@ Prediction(
 #
 # One row of a real modulation layer, its first sub-vectors, and its input. Codes lie in the stream
 # back to back, a few bits each. Two ways lead to the same number: **decode** the row and
-# multiply, or make a **table** of the input's products with all codewords, once for all rows, and look up one sum a
-# code. The table wins where few rows of input meet many rows of weights.
+# multiply, or make a **table** of the input's products with all codewords, once for all rows, and
+# look up one sum a code. The table wins where few rows of input meet many rows of weights.
 
 # %%
 block = pipelines[names[2]].transformer.transformer_blocks[3]
