@@ -45,6 +45,11 @@ class CodedWeight:
     code_bits: int
 
     @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """All tensors, in the order in which operators and kernels take them."""
+        return self.codes, self.pool, self.first, self.size, self.table, self.scale
+
+    @property
     def d(self) -> int:
         """Values in a codeword."""
         return self.pool.shape[1]

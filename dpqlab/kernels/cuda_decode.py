@@ -224,15 +224,7 @@ def _group(form: DecodeForm, pairs: Sequence[tuple[CodedWeight, Tensor]]) -> Dec
     blocks = most = 0
     for weight, out in pairs:
         entries = len(weight.pool if weight.table is None else weight.table)
-        tensors = (
-            weight.codes,
-            weight.pool,
-            weight.first,
-            weight.size,
-            weight.table,
-            weight.scale,
-            out,
-        )
+        tensors = (*weight.tensors, out)
         kept += tensors
         fields += [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         fields += [weight.shape[0], weight.positions, entries, out.stride(0), blocks]

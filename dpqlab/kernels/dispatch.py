@@ -62,29 +62,17 @@ class Backend:
 
 def backends() -> list[Backend]:
     """List the backends, the preferred first."""
-    trouble = _numba_trouble()
-    numba = Backend(
-        name="numba",
-        devices=("cpu",),
-        available=trouble is None,
-        reason=trouble or "numba can be imported",
-    )
-    trouble = _triton_trouble()
-    triton = Backend(
-        name="triton",
-        devices=("cuda",),
-        available=trouble is None,
-        reason=trouble or "triton can be imported",
-    )
-    trouble = _cuda_trouble()
-    cuda = Backend(
-        name="cuda",
-        devices=("cuda",),
-        available=trouble is None,
-        reason=trouble or "NVRTC can compile for the GPU",
-    )
     reference = Backend(name="torch", devices=(), available=True, reason="the reference")
-    return [numba, cuda, triton, reference]
+    return [
+        _backend("numba", "cpu", _numba_trouble(), "numba can be imported"),
+        _backend("cuda", "cuda", _cuda_trouble(), "NVRTC can compile for the GPU"),
+        _backend("triton", "cuda", _triton_trouble(), "triton can be imported"),
+        reference,
+    ]
+
+
+def _backend(name: str, device: str, trouble: str | None, fine: str) -> Backend:
+    return Backend(name=name, devices=(device,), available=trouble is None, reason=trouble or fine)
 
 
 def numba_available() -> bool:

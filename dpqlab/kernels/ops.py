@@ -33,18 +33,7 @@ def decode(weight: CodedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
         Of the result; the arithmetic is float32.
     """
     out, columns = weight.shape
-    return _decode(
-        weight.codes,
-        weight.pool,
-        weight.first,
-        weight.size,
-        weight.table,
-        weight.scale,
-        out,
-        columns,
-        weight.code_bits,
-        dtype,
-    )
+    return _decode(*weight.tensors, out, columns, weight.code_bits, dtype)
 
 
 def linear(x: Tensor, weight: CodedWeight, bias: Tensor | None = None) -> Tensor:
@@ -74,18 +63,8 @@ def linear(x: Tensor, weight: CodedWeight, bias: Tensor | None = None) -> Tensor
             f"the input of a compressed Linear {out} x {columns} has shape {tuple(x.shape)}: "
             f"expected (..., {columns})"
         )
-    flat = _linear(
-        x.reshape(-1, columns),
-        weight.codes,
-        weight.pool,
-        weight.first,
-        weight.size,
-        weight.table,
-        weight.scale,
-        bias,
-        out,
-        weight.code_bits,
-    )
+    rows = x.reshape(-1, columns)
+    flat = _linear(rows, *weight.tensors, bias, out, weight.code_bits)
     return flat.reshape(*x.shape[:-1], out)
 
 
