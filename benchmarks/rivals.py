@@ -31,7 +31,7 @@ from dpqlab.calibration import CalibrationConfig, calibrate
 from dpqlab.core import CodebookCodec, Codec
 from dpqlab.diffusion import load_pipeline
 from dpqlab.evaluation.config import EvaluationConfig
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
+from dpqlab.evaluation.datasets import calibration_images
 from dpqlab.evaluation.sizes import size_figures
 from dpqlab.nn import Plan, compress_, preset
 from dpqlab.nn.accounting import ledger_of_model
@@ -60,7 +60,7 @@ class Setting:
 
     teacher: Any
     device: str
-    data: Path
+    data: Path | None
     calibration: CalibrationConfig
     vq4dit: Vq4ditConfig
 
@@ -84,7 +84,7 @@ def make(row: str, setting: Setting) -> tuple[Any, dict[str, Any]]:
         steps = calibrate(
             model,
             setting.teacher,
-            calibration_images(setting.data, setting.device),
+            calibration_images(TEACHER, setting.data, setting.device),
             setting.calibration,
         )
         course = [_told(row, record) for record in steps]
@@ -101,7 +101,7 @@ def plan_of(row: str) -> Plan:
 
 def _told(row: str, record: Any) -> dict[str, Any]:
     values: dict[str, Any] = dataclasses.asdict(record)
-    shown = (f"{key} {value:.4g}" for key, value in values.items())
+    shown = (f"{key} {value:.4g}" for key, value in values.items() if isinstance(value, int | float))
     print(f"{row}  {'  '.join(shown)}", flush=True)
     return values
 
@@ -135,7 +135,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
+    parser.add_argument("--data", type=Path, help="the four idx.gz files")
     parser.add_argument("--calibration-steps", type=int, default=CalibrationConfig().steps)
     parser.add_argument("--vq4dit", nargs="*", default=[], metavar="KEY=VALUE", help="its settings")
     return parser.parse_args(argv)
