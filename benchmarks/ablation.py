@@ -1,12 +1,14 @@
 """Which part of the method earns what: the README's ablation table.
 
     python -m benchmarks.ablation [--rows "dpq distil" ...] [--steps 2500] [--results FOLDER]
-    python -m benchmarks.ablation --export FILE
+    python -m benchmarks.ablation --model avatars-dit
+    python -m benchmarks.ablation [--model avatars-dit] --export FILE
 
 Every row is compressed, calibrated for as many optimizer steps on the same batches, and judged as
 ``benchmarks.fashion`` judges: FCD of 10,000 images, 50 DDIM steps, guidance 1.5. About a minute a
 row on one H100. The rows stand in ``dpqlab.calibration.ablation``. ``--export`` measures nothing:
-it writes the latest records as they ship, ``fashion-dit-runs/ablation.json`` in the assets.
+it writes the latest records as they ship, ``fashion-dit-runs/ablation.json`` in the assets. The
+records of ``avatars-dit`` are the suite ``ablation-avatars``.
 """
 
 from __future__ import annotations
@@ -18,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fashion import TEACHER, Judge
-from benchmarks.record import RESULTS, append, latest
+from benchmarks.record import RESULTS, append, latest, suite_of
 from dpqlab.calibration import CalibrationData, calibrate
 from dpqlab.calibration.ablation import AblationRow, ablation_rows
 from dpqlab.checkpoint.atomic import replace_file
 from dpqlab.diffusion import load_pipeline
 from dpqlab.evaluation.ablation import Ablation, AblationResult, in_order
 from dpqlab.evaluation.config import EvaluationConfig
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
+from dpqlab.evaluation.datasets import MODELS, calibration_images
 from dpqlab.evaluation.frechet import Interval
 from dpqlab.nn import compress_, ledger_of_model
 
-SUITE = "ablation"
+KIND = "ablation"
 METRIC = "fcd_10k"
 
 
@@ -65,7 +67,7 @@ def student_of(
     return student, details
 
 
-def exported(folder: Path = RESULTS) -> Ablation:
+def exported(folder: Path = RESULTS, model: str = TEACHER) -> Ablation:
     """Collect the latest records of all rows, and of the teacher under the same protocol.
 
     Raises
@@ -73,8 +75,9 @@ def exported(folder: Path = RESULTS) -> Ablation:
     ValueError
         If the teacher was not measured, or no row was.
     """
-    teacher = latest("fashion", folder).get(("teacher", METRIC))
-    found = [r for (_, metric), r in latest(SUITE, folder).items() if metric == METRIC]
+    teacher = latest(suite_of(model), folder).get(("teacher", METRIC))
+    measured = latest(suite_of(model, KIND), folder)
+    found = [r for (_, metric), r in measured.items() if metric == METRIC]
     if teacher is None or not found:
         raise ValueError(
             f"{folder} has {len(found)} rows of the ablation and "
@@ -110,20 +113,21 @@ def result_of(record: dict[str, Any]) -> AblationResult:
     )
 
 
-def export(path: Path, folder: Path = RESULTS) -> None:
+def export(path: Path, folder: Path = RESULTS, model: str = TEACHER) -> None:
     """Write :func:`exported` as JSON."""
-    text = json.dumps(exported(folder).to_dict(), indent=1, allow_nan=False)
+    text = json.dumps(exported(folder, model).to_dict(), indent=1, allow_nan=False)
     replace_file(path, (text + "\n").encode())
 
 
 def main() -> None:
     """Measure the rows and append their records."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default=TEACHER, choices=MODELS)
     parser.add_argument("--rows", nargs="+", default=list(ablation_rows()), metavar="ROW")
     parser.add_argument("--steps", type=int, default=2500, help="optimizer steps of each row")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--sampling-steps", type=int, default=50)
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
+    parser.add_argument("--data", type=Path, help="the four idx.gz files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
     parser.add_argument("--share", default="0/1", help="I/N: every Nth row only, from the Ith")
     parser.add_argument(
@@ -132,19 +136,22 @@ def main() -> None:
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the records, and stop")
     args = parser.parse_args()
     if args.export:
-        export(args.export, args.results)
+        export(args.export, args.results, args.model)
         return
     index, count = (int(part) for part in args.share.split("/"))
     started = time.monotonic()
-    judge = Judge.make(EvaluationConfig(images=args.images, steps=args.sampling_steps, batch=1000))
-    data = calibration_images(args.data, judge.device)
+    config = EvaluationConfig(images=args.images, steps=args.sampling_steps, batch=1000)
+    judge = Judge.make(config, args.model)
+    data = calibration_images(args.model, args.data, judge.device)
     rows = ablation_rows(args.steps)
     for name in args.rows[index::count]:
         if time.monotonic() - started > args.seconds:
             print("out of time before", name, flush=True)
             break
-        student, details = student_of(rows[name], data)
-        record = judge.record(SUITE, name, student, details, rows[name].base or None)
+        student, details = student_of(rows[name], data, args.model)
+        record = judge.record(
+            suite_of(args.model, KIND), name, student, details, rows[name].base or None
+        )
         append(record, args.results)
 
 

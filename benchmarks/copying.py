@@ -1,8 +1,8 @@
 """Whether the bundled teacher copies its training images.
 
-    python -m benchmarks.copying [--data FOLDER] [--dry-run]
+    python -m benchmarks.copying [--model avatars-dit] [--data FOLDER] [--dry-run]
 
-The pixel distance (L2 over 28 x 28 pixels in [0, 1]) from each of the 2,000 recorded samples to its
+The pixel distance (L2 over all values in [0, 1]) from each of the 2,000 recorded samples to its
 nearest training image, beside the same for 2,000 test images, which the model has never seen. A
 model that copies has samples much nearer than test images are. Half a minute on two cores.
 """
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import append, make_record
-from dpqlab.evaluation.bundled import quick_reference
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.bundled import DEFAULT_MODEL, quick_reference
+from dpqlab.evaluation.datasets import MODELS, dataset_of
 
 
 def nearest(images: Tensor, training: Tensor, *, chunk: int = 500) -> Tensor:
@@ -28,17 +28,19 @@ def nearest(images: Tensor, training: Tensor, *, chunk: int = 500) -> Tensor:
 def main() -> None:
     """Measure and append one record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
+    parser.add_argument("--model", default=DEFAULT_MODEL, choices=MODELS)
+    parser.add_argument("--data", type=Path, help="the four idx.gz files")
     parser.add_argument("--dry-run", action="store_true", help="append nothing")
     args = parser.parse_args()
 
     def pixels(images: object) -> Tensor:
         return torch.tensor(images).flatten(1).float() / 255
 
-    training = pixels(read_split(args.data, "train")[0])
-    drawn = quick_reference().images
+    dataset = dataset_of(args.model)
+    training = pixels(dataset.read(args.data, "train")[0])
+    drawn = quick_reference(args.model).images
     assert drawn is not None
-    sets = {"samples": pixels(drawn), "test": pixels(read_split(args.data, "test")[0][:2000])}
+    sets = {"samples": pixels(drawn), "test": pixels(dataset.read(args.data, "test")[0][:2000])}
     details = {}
     for name, images in sets.items():
         distances = nearest(images, training)
@@ -50,7 +52,7 @@ def main() -> None:
         append(
             make_record(
                 "copying",
-                "fashion-dit",
+                args.model,
                 "median_nearest_distance",
                 ratio,
                 "x",

@@ -1,6 +1,7 @@
 """Two more judges of the compressed models, so that one small classifier does not decide alone.
 
     python -m benchmarks.judges [--rows vq-1bit ...] [--mobilenet FILE.safetensors]
+    python -m benchmarks.judges --model avatars-dit [--rows vq-1bit ...] [...]
     python -m benchmarks.judges --convert mobilenet_v2-b0353104.pth --mobilenet FILE.safetensors
 
 A network trained from scratch to tell a row's samples from the teacher's (50 %: it cannot), and,
@@ -28,10 +29,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.fashion import ROWS, TEACHER, model_of, sampler_of
-from benchmarks.record import RESULTS, append, make_record
+from benchmarks.record import RESULTS, append, make_record, suite_of
 from dpqlab.diffusion import load_pipeline
 from dpqlab.evaluation.config import requested_labels
-from dpqlab.evaluation.fashion_mnist import CLASSES, DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.datasets import MODELS, Dataset, dataset_of
 from dpqlab.evaluation.kernel_distance import KernelDistance, kernel_distance
 from dpqlab.evaluation.mobilenet import (
     MobileNetFeatures,
@@ -47,7 +48,7 @@ from dpqlab.evaluation.two_sample import (
 )
 from dpqlab.nn import hold_decoded
 
-SUITE = "judges"
+KIND = "judges"
 FEWER_STEPS = "teacher-20-steps"
 CONTROLS = ("teacher", FEWER_STEPS)
 # neither those of the FCD, nor each other's: image i of a seed starts from noise of its own
@@ -68,6 +69,7 @@ class Judges:
     real_features: np.ndarray | None = field(repr=False, default=None)
     subset: int = 1000
     device: str = "cpu"
+    suite: str = KIND
 
 
 def convert(source: Path, target: Path) -> None:
@@ -95,7 +97,8 @@ def convert(source: Path, target: Path) -> None:
 
 def draw(model: Any, *, images: int, seed: int, steps: int, batch: int) -> LabelledImages:
     """Draw every class in turn, with DDIM."""
-    labels, sample = requested_labels(images, len(CLASSES)), sampler_of(model)
+    labels = requested_labels(images, model.config.num_embeds_ada_norm)
+    sample = sampler_of(model)
     drawn = []
     for first in range(0, images, batch):
         wanted = tuple(labels[first : first + batch].tolist())
@@ -150,7 +153,7 @@ def distances(judges: Judges, samples: LabelledImages) -> Iterator[tuple[str, Ke
 
 def judge(judges: Judges, row: str, samples: LabelledImages, folder: Path, steps: int) -> bool:
     """Judge a row, append its records, and return whether the classifier tells it apart."""
-    started = time.perf_counter()
+    started, suite = time.perf_counter(), judges.suite
     result, course = run_test(judges, samples)
     common = {
         "images": len(samples),
@@ -167,26 +170,24 @@ def judge(judges: Judges, row: str, samples: LabelledImages, folder: Path, steps
     options: dict[str, Any] = {"higher_is_better": False, "device": judges.device}
     name = "two_sample_accuracy"
     goal = GOAL.get(row.removesuffix("-calibrated"))
-    record = make_record(
-        SUITE, row, name, result.accuracy, "share", goal=goal, limit=0.5, details=details, **options
-    )
+    options |= {"goal": goal, "limit": 0.5}
+    record = make_record(suite, row, name, result.accuracy, "share", details=details, **options)
     append(record, folder)
     shown = [f"told from the teacher {result}"]
     for name, distance in distances(judges, samples):
         assert judges.mobilenet is not None
         details = common | distance.to_dict() | {"weights_sha256": judges.mobilenet.sha256}
-        record = make_record(
-            SUITE, row, name, distance.value, "KID", limit=0.0, details=details, **options
-        )
+        options |= {"goal": None, "limit": 0.0}
+        record = make_record(suite, row, name, distance.value, "KID", details=details, **options)
         append(record, folder)
         shown.append(f"{name} {distance}")
     print(f"{row:24s} {'  '.join(shown)}  {time.perf_counter() - started:.0f} s", flush=True)
     return result.told_apart
 
 
-def real_images(folder: Path, count: int) -> np.ndarray:
+def real_images(dataset: Dataset, folder: Path | None, count: int) -> np.ndarray:
     """Return ``count`` training images, the same in every run."""
-    images = read_split(folder, "train")[0]
+    images = dataset.read(folder, "train")[0]
     order = np.random.default_rng(0).permutation(len(images))
     return images[np.sort(order[:count])]
 
@@ -195,14 +196,15 @@ def make_judges(model: Any, args: argparse.Namespace, device: str) -> Judges:
     """Draw and see the teacher; see the real images."""
     draws = {"images": args.images, "batch": args.batch, "steps": args.steps}
     teacher = draw(model, seed=TEACHER_SEED, **draws)
-    fifth = args.images // (5 * len(CLASSES)) * len(CLASSES)
+    dataset = dataset_of(args.model)
+    fifth = args.images // 5
     test = TwoSampleConfig(
         train=4 * fifth, held_out=fifth, seeds=tuple(range(args.seeds)), epochs=args.epochs
     )
     mobilenet, seen = None, []
     if args.mobilenet:
         mobilenet = load_mobilenet(args.mobilenet, device=device)
-        both = (teacher.images, real_images(args.data, args.images))
+        both = (teacher.images, real_images(dataset, args.data, args.images))
         seen = [mobilenet_features(mobilenet, images) for images in both]
     return Judges(
         teacher=teacher,
@@ -212,6 +214,7 @@ def make_judges(model: Any, args: argparse.Namespace, device: str) -> Judges:
         real_features=seen[1] if seen else None,
         subset=min(1000, args.images // 4),
         device=device,
+        suite=suite_of(args.model, KIND),
     )
 
 
@@ -219,11 +222,12 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     option = parser.add_argument
+    option("--model", default=TEACHER, choices=MODELS)
     option("--rows", nargs="*", default=list(ROWS), choices=ROWS)
     option("--mobilenet", type=Path, help="converted MobileNetV2 weights; without, no KID")
     option("--convert", type=Path, metavar="PTH", help="write --mobilenet from this, and stop")
-    option("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files, for KID")
-    option("--images", type=int, default=10_000, help="a multiple of 50; four fifths are learned")
+    option("--data", type=Path, help="the four idx.gz files, for KID")
+    option("--images", type=int, help="as many a class, in fifths (10,000): four are learned from")
     option("--steps", type=int, default=50)
     option("--batch", type=int, default=1000)
     option("--seeds", type=int, default=3, help="trainings of the two-sample test")
@@ -233,8 +237,12 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.convert and not args.mobilenet:
         parser.error("--convert needs --mobilenet: the file to write")
-    if args.images < 100 or args.images % 50:
-        parser.error(f"--images is {args.images}; expected a multiple of 50, at least 100")
+    unit = 5 * len(dataset_of(args.model).classes)
+    args.images = 10_000 // unit * unit if args.images is None else args.images
+    if args.images < 2 * unit or args.images % unit:
+        parser.error(
+            f"--images is {args.images}; expected a multiple of {unit}, {2 * unit} or more"
+        )
     return args
 
 
@@ -247,13 +255,13 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # as in benchmarks.fashion
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    full = load_pipeline(TEACHER, device=device).transformer
+    full = load_pipeline(args.model, device=device).transformer
     judges = make_judges(full, args, device)
     told = {}
     controls = () if args.no_controls else CONTROLS
     for row in dict.fromkeys((*controls, *args.rows)):
         steps = 20 if row == FEWER_STEPS else args.steps
-        model = full if row in CONTROLS else model_of(row)[0].to(device)
+        model = full if row in CONTROLS else model_of(row, args.model)[0].to(device)
         with hold_decoded(model):
             samples = draw(model, images=args.images, seed=ROW_SEED, steps=steps, batch=args.batch)
         told[row] = judge(judges, row, samples, args.results, steps)

@@ -72,14 +72,22 @@ def ordered(found: Iterable[str], first: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda row: order.get(row, len(order)))
 
 
-def _quality(folder: Path) -> dict[str, Record]:
-    found = measured_rows("fashion", folder)
+def _quality(folder: Path, suite: str = "fashion") -> dict[str, Record]:
+    found = measured_rows(suite, folder)
     return {row: measured for row, measured in found.items() if row not in RETIRED}
 
 
 def fashion_table(folder: Path = record.RESULTS) -> str:
     """Size and quality of every compressed form of the bundled model `fashion-dit`."""
-    found = _quality(folder)
+    return _quality_table(_quality(folder))
+
+
+def avatars_table(folder: Path = record.RESULTS) -> str:
+    """The same of `avatars-dit`; its FCD is another network's and not to be compared."""
+    return _quality_table(_quality(folder, "avatars"))
+
+
+def _quality_table(found: dict[str, Record]) -> str:
     order = ordered(found, FASHION_ROWS)
     header = (
         "model", "true bits", "on disk", "smaller than fp32", "FCD-10k", "excess FCD",

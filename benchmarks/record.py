@@ -110,6 +110,24 @@ def make_record(
     return record
 
 
+def suite_of(model: str, kind: str = "") -> str:
+    """Name the suite of a bundled model: ``fashion``, ``avatars``; of a kind, if one is given.
+
+    The kinds of ``fashion-dit``, the model that was first, bear its name nowhere.
+
+    Examples
+    --------
+    >>> suite_of("avatars-dit"), suite_of("avatars-dit", "judges")
+    ('avatars', 'judges-avatars')
+    >>> suite_of("fashion-dit", "judges")
+    'judges'
+    """
+    name = model.removesuffix("-dit")
+    if not kind:
+        return name
+    return kind if name == "fashion" else f"{kind}-{name}"
+
+
 def append(record: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Validate `record` and append it as one line to ``<suite>.jsonl`` in `folder`."""
     validate(record)

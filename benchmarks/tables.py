@@ -48,6 +48,7 @@ def measurement_table(suite: str, folder: Path = record.RESULTS) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "fashion": quality.fashion_table,
+    "avatars": quality.avatars_table,
     "best": quality.best_table,
     "ablation": quality.ablation_table,
     "judges": quality.judges_table,

@@ -40,8 +40,8 @@ from dpqlab.core.codecs import RESERVOIR
 from dpqlab.core.kmeans import KMeansConfig, KMeansResult, inertia_of
 from dpqlab.diffusion import load_pipeline
 from dpqlab.evaluation.config import EvaluationConfig
+from dpqlab.evaluation.datasets import calibration_images
 from dpqlab.evaluation.evaluator import draw_teacher_steps, last_of
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
 from dpqlab.evaluation.projection import DIT_XL_2, Geometry, Projection, project
 from dpqlab.kernels.dispatch import best_assigner, best_clusterer
 from dpqlab.nn import Plan, kind_of
@@ -449,7 +449,7 @@ def judge_of(folder: str | Path, judge: Judge) -> Judge:
 def after_calibration(args: argparse.Namespace, subjects: dict[str | Path, Subject]) -> None:
     """Calibrate and judge the students of every subject; append their records."""
     first = Judge.make(EvaluationConfig(images=args.images, steps=50, batch=1000))
-    data = calibration_images(args.data, first.device)
+    data = calibration_images(TEACHER, args.data, first.device)
     judges = {folder: judge_of(folder, first) for folder in subjects}
     work = [
         (folder, codec, pair[0].describe(), how, lasting(config, args.calibrate))
@@ -515,7 +515,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="append nothing")
     parser.add_argument("--calibrate", type=int, metavar="STEPS", help="measure students instead")
     parser.add_argument("--images", type=int, default=10_000, help="to judge a student by")
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
+    parser.add_argument("--data", type=Path, help="the four idx.gz files")
     parser.add_argument("--share", default="0/1", help="I/N: every Nth student only, from the Ith")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
     parser.add_argument("--export", type=Path, metavar="FILE", help="of the records, for figures")

@@ -22,20 +22,21 @@ from typing import Any
 from torch import Tensor
 
 from dpqlab import __version__
-from dpqlab.commands.classes import class_names
 from dpqlab.commands.compress import write
 from dpqlab.commands.drawing import draw
-from dpqlab.commands.expected import CALIBRATED, SOURCE
+from dpqlab.commands.expected import CALIBRATED, SOURCE, students_of
 from dpqlab.commands.loading import load
 from dpqlab.commands.measure import origin_of, stored_dtype, stored_ledger
 from dpqlab.commands.terminal import Meter, Terminal
 from dpqlab.core import CodebookCodec
+from dpqlab.diffusion.classes import class_names_of
 from dpqlab.diffusion.models import bundled, resolve, weight_bytes
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.ablation import bundled_ablation
 from dpqlab.evaluation.bundled import bundled_feature_net
+from dpqlab.evaluation.datasets import MODELS
 from dpqlab.evaluation.features import FeatureNet, extract
 from dpqlab.evaluation.fidelity import agreement, feature_cosine, psnr
 from dpqlab.evaluation.projection import DIT_XL_2, project, ratio_at
@@ -87,6 +88,18 @@ class DemoConfig:
     guidance: float = 1.5
     seed: int = 0
 
+    @classmethod
+    def of(cls, source: str, out: Path, **settings: Any) -> DemoConfig:
+        """Return the demo of a bundled full-precision model, with those of its students there are.
+
+        The students of the default model must be there all.
+        """
+        if source == SOURCE:
+            return cls(out=out, **settings)
+        there = {entry.name for entry in bundled()}
+        students = tuple(name for name in students_of(source) if name in there)
+        return cls(out=out, source=source, calibrated=students, **settings)
+
     def __post_init__(self) -> None:
         """Refuse what cannot be sampled, before anything is loaded."""
         SampleRequest(labels=(0,), seed=self.seed, steps=self.steps, guidance=self.guidance)
@@ -120,7 +133,7 @@ def run_demo(config: DemoConfig, terminal: Terminal, net: FeatureNet | None = No
         group_size=GROUP,
         scalings=tuple(demo.scalings(rows)),
         facts=facts_of(config, time.perf_counter() - started),
-        ablation=bundled_ablation(config.source) if config.source == SOURCE else None,
+        ablation=bundled_ablation(config.source) if config.source in MODELS else None,
     )
     config.out.mkdir(parents=True, exist_ok=True)
     _write(config.out / "report.html", render(report))
@@ -157,7 +170,7 @@ class _Demo:
         self.config, self.net = config, net
         self.folder = resolve(config.source)
         self.teacher = load(config.source)
-        self.classes = class_names(self.teacher.transformer.config)
+        self.classes = class_names_of(self.teacher.transformer.config)
         self.request = SampleRequest(
             labels=tuple(range(len(self.classes))),
             seed=config.seed,
@@ -318,7 +331,7 @@ def family_and_rate(name: str) -> tuple[str, float]:
 def facts_of(config: DemoConfig, seconds: float) -> RunFacts:
     """Collect how the run was made."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    command = "dpqlab demo"
+    command = "dpqlab demo" + ("" if config.source == SOURCE else f" --model {config.source}")
     for name in ("seed", "steps", "guidance"):
         if getattr(config, name) != getattr(DemoConfig, name):
             command += f" --{name} {getattr(config, name)}"

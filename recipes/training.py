@@ -1,12 +1,10 @@
-"""Train ``fashion-dit``, the bundled full-precision teacher.
+"""How the bundled full-precision teachers are trained: ``train_fashion.py``, ``train_avatars.py``.
 
-    python -m recipes.train_fashion --out FOLDER [--seconds 540]
-
-Trains diffusers' own ``DiTTransformer2DModel`` to predict the noise of Fashion-MNIST images in
-pixel space, class-conditional with label dropping, and writes a diffusers folder in bf16.
+diffusers' own ``DiTTransformer2DModel`` learns to predict the noise of images in pixel space,
+class-conditional with label dropping; written as a diffusers folder in bf16.
 ``benchmarks/fashion.py`` measures it. A run that was stopped goes on with ``--resume``.
 
-The bundled weights took one H100; on a CPU the recipe runs too, for the curious and the patient.
+The bundled weights took one GPU; on a CPU the recipes run too, for the curious and the patient.
 """
 
 from __future__ import annotations
@@ -27,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpqlab.calibration import noisy_batch, warmup_cosine
-from dpqlab.diffusion.dit import FASHION_DIT, make_dit
+from dpqlab.diffusion.dit import make_dit
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.sampling import SampleRequest, sample_images
 from dpqlab.diffusion.schedules import make_scheduler
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.datasets import dataset_of
 from dpqlab.viz.images import sheet
 
 
@@ -66,9 +64,10 @@ class TrainRecord:
 class Training:
     """Model, running mean of its weights, optimiser, batches: all that a checkpoint holds."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, geometry: dict[str, Any], device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device, self.step, self.elapsed = config, device, 0, 0.0
+        self.geometry = geometry
         # of the batches: a resumed run goes on with the draws of an uninterrupted one
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.model: Any = self._new_model().train()
@@ -83,7 +82,7 @@ class Training:
         )
 
     def _new_model(self) -> Any:
-        model: Any = make_dit(FASHION_DIT)
+        model: Any = make_dit(self.geometry)
         return model.to(self.device)
 
     def save(self, path: Path) -> None:
@@ -150,7 +149,7 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
             labels,
             alphas,
             size=config.batch,
-            null_class=FASHION_DIT["num_embeds_ada_norm"],
+            null_class=state.geometry["num_embeds_ada_norm"],
             label_drop=config.label_drop,
             generator=state.generator,
         )
@@ -190,13 +189,15 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
 
 def sample_sheet(model: Any, path: Path, *, per_class: int = 8) -> None:
     """Draw a sheet with one column a class and save it."""
-    request = SampleRequest(labels=tuple(range(10)) * per_class, seed=0)
-    sheet(sample_images(model, make_scheduler("ddim"), request), columns=10, zoom=2).save(path)
+    classes = model.config.num_embeds_ada_norm
+    request = SampleRequest(labels=tuple(range(classes)) * per_class, seed=0)
+    images = sample_images(model, make_scheduler("ddim"), request)
+    sheet(images, columns=classes, zoom=2 if images.shape[-1] < 64 else 1).save(path)
 
 
 def export(state: Training, folder: Path) -> None:
     """Write the running-mean weights as bf16 shards in diffusers layout."""
-    model: Any = make_dit(FASHION_DIT)
+    model: Any = make_dit(state.geometry)
     model.load_state_dict(state.ema.state_dict())
     model = model.to(torch.bfloat16).eval()
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,25 +205,45 @@ def export(state: Training, folder: Path) -> None:
     pipeline.save_pretrained(folder, max_shard_size="15MB", safe_serialization=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the recipe."""
-    parser = argparse.ArgumentParser(prog="recipes.train_fashion", description="Train the teacher.")
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What tells the recipes apart: the model, its geometry, and the settings to start with."""
+
+    model: str
+    geometry: dict[str, Any]
+    config: TrainConfig
+
+
+def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
+    """Run a recipe as a command."""
+    dataset, default = dataset_of(recipe.model), recipe.config
+    parser = argparse.ArgumentParser(description=f"Train {recipe.model}.")
+    parser.add_argument(
+        "--data", type=Path, default=dataset.default_folder, help="folder of the idx.gz files"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="end by then")
-    parser.add_argument("--steps", type=int, default=TrainConfig.steps, help="end by this step")
-    parser.add_argument("--batch", type=int, default=TrainConfig.batch)
+    parser.add_argument("--seconds", type=float, default=default.seconds, help="end by then")
+    parser.add_argument("--steps", type=int, default=default.steps, help="end by this step")
+    parser.add_argument("--batch", type=int, default=default.batch)
+    parser.add_argument("--rate", type=float, default=default.learning_rate)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between progress lines")
     parser.add_argument("--sheet-every", type=int, default=5000, help="steps between sheets")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/training.safetensors")
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = TrainConfig(steps=args.steps, seconds=args.seconds, batch=args.batch, seed=args.seed)
-    arrays, targets = read_split(args.data, "train")
+    config = dataclasses.replace(
+        default,
+        steps=args.steps,
+        seconds=args.seconds,
+        batch=args.batch,
+        learning_rate=args.rate,
+        seed=args.seed,
+    )
+    arrays, targets = dataset.read(args.data, "train")
     images = torch.tensor(arrays, device=device)
     labels = torch.tensor(targets, device=device)
-    state = Training(config, device)
+    state = Training(config, recipe.geometry, device)
     checkpoint = args.out / "training.safetensors"
     if args.resume:
         state.load(checkpoint)
@@ -245,13 +266,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 sample_sheet(state.ema, args.out / f"step-{record.step:06d}.png")
     state.save(checkpoint)
     sample_sheet(state.ema, args.out / "samples.png")
-    export(state, args.out / "fashion-dit")
+    export(state, args.out / recipe.model)
     settings = dataclasses.asdict(config) | {
         "steps_done": state.step,
         "seconds_done": state.elapsed,
     }
     (args.out / "training.json").write_text(json.dumps(settings, default=str, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -21,6 +21,15 @@ TINY: dict[str, Any] = {
     "num_embeds_ada_norm": 10,
 }
 
+TINY_AVATARS: dict[str, Any] = TINY | {
+    "in_channels": 3,
+    "out_channels": 3,
+    "sample_size": 64,
+    "patch_size": 16,
+    "num_embeds_ada_norm": 15,
+}
+"""Draws what ``avatars-dit`` draws."""
+
 
 def tiny_dit(**changes: Any) -> Any:
     """A random model whose blocks and labels do something (adaLN-Zero starts as the identity)."""

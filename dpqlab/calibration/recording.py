@@ -16,10 +16,11 @@ from dpqlab.checkpoint.records import FileKind, reading, record_of
 from dpqlab.diffusion.models import ASSETS
 from dpqlab.errors import CheckpointError, ConfigError
 
-RUNS = ASSETS / "fashion-dit-runs"
+DEFAULT_MODEL = "fashion-dit"
+RUNS = ASSETS / f"{DEFAULT_MODEL}-runs"
 TEACHER = "teacher"
 """Name of the recording that holds no course, only what the teacher draws from the same seeds."""
-KIND = FileKind(what="a recording", maker="recipes/calibrate_fashion.py", limit=1 << 28)
+KIND = FileKind(what="a recording", maker="recipes/calibrate_presets.py", limit=1 << 28)
 _ABOUT = {"name": str, "records": list, "config": dict}
 _STRIPS = {
     "strips": ArraySpec(kind="u", dtype="uint8", shape=(None,) * 5),
@@ -95,6 +96,11 @@ class Recording:
             )
 
 
+def runs_of(model: str) -> Path:
+    """Return the folder of what is on record about a bundled full-precision model."""
+    return ASSETS / f"{model}-runs"
+
+
 def bundled_recordings(folder: Path = RUNS) -> tuple[Recording, ...]:
     """Load every recorded calibration that ships with dpqlab, the fewest true bits first.
 
@@ -124,13 +130,13 @@ def bundled_recording(name: str, folder: Path = RUNS) -> Recording:
     return Recording.load(path)
 
 
-def recorded_on(name: str) -> str:
+def recorded_on(name: str, model: str = DEFAULT_MODEL) -> str:
     """Return the device that a recorded run took place on, from the model that came of it.
 
     Empty if that model does not ship with dpqlab, or does not say.
     """
     try:
-        provenance = read_config(ASSETS / f"fashion-dit-{name}").quantization.provenance
+        provenance = read_config(ASSETS / f"{model}-{name}").quantization.provenance
     except CheckpointError:
         return ""
     return str(provenance.get("calibration_device", ""))

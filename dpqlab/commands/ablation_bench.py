@@ -16,16 +16,11 @@ from dpqlab.commands.calibrating import every_of, holdout_of, run_calibration
 from dpqlab.commands.calibration_data import Data, data_of
 from dpqlab.commands.compress import compress_model
 from dpqlab.commands.drawing import batches
-from dpqlab.commands.evaluate import check_images, sampler_of, why_no_teacher
+from dpqlab.commands.evaluate import dataset_drawn, sampler_of, why_no_teacher
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.bundled import (
-    DEFAULT_MODEL,
-    bundled_feature_net,
-    bundled_reference,
-    quick_reference,
-)
+from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference, quick_reference
 from dpqlab.evaluation.config import EvaluationConfig
 from dpqlab.evaluation.evaluator import EvaluationResult, evaluate_steps, last_of
 from dpqlab.nn.surgery import ledger_of_model
@@ -74,18 +69,18 @@ class Bench:
     ) -> None:
         self.source, self.seed, self.config = args.source, args.seed, config
         self.device, self.terminal = device, terminal
-        self.net = bundled_feature_net(device=str(device))
-        self.reference = bundled_reference()
         pipeline = load(args.source, device=device)
-        check_images(pipeline, self.net, args.source)
+        model = dataset_drawn(pipeline, args.source).model
+        self.net = bundled_feature_net(model, device=str(device))
+        self.reference = bundled_reference(model)
         self.teacher = pipeline.transformer.requires_grad_(False)
         self.data: Data | None = None
         if any(row.config is not None for row in rows):
             self.data = data_of(args, self.teacher, device, terminal)
         self.rows = [self._settled(row) for row in rows]
         own = f"not compared: {args.source} is not the recorded teacher"
-        self.why_not = why_no_teacher(config) if args.source == DEFAULT_MODEL else own
-        self.recorded = None if self.why_not else quick_reference()
+        self.why_not = why_no_teacher(config) if args.source == model else own
+        self.recorded = None if self.why_not else quick_reference(model)
 
     def _settled(self, row: AblationRow) -> AblationRow:
         """Return the row with a calibration that the data allow."""

@@ -1,4 +1,4 @@
-"""What the commands calibrate on: Fashion-MNIST from a folder, or what the teacher draws itself."""
+"""What the commands calibrate on: images from a folder, or what the teacher draws itself."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from dpqlab.calibration import teacher_trajectories
 from dpqlab.commands.terminal import Terminal
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.fashion_mnist import CLASSES, DEFAULT_FOLDER, SIDE, calibration_images
+from dpqlab.evaluation.datasets import DATASETS, Dataset, calibration_images, dataset_for
 
-TRAINING = "train-images-idx3-ubyte.gz"
 TRAJECTORY_STEPS = 50
 TRAJECTORY_SEED = 20_000
 """Added to the seed: no evaluation draws these images."""
@@ -41,7 +40,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help=f"with Fashion-MNIST's idx.gz files ({DEFAULT_FOLDER}, if that is there)",
+        help="with the idx.gz files of the model's training images "
+        f"({', '.join(f'{d.title}: {d.default_folder}' for d in DATASETS)}, if that is there)",
     )
     choice.add_argument(
         "--data-free",
@@ -58,11 +58,9 @@ def check_data(args: argparse.Namespace) -> None:
     """Refuse what can be seen to be wrong before a model is loaded."""
     if args.data_free is not None and args.data_free < 0:
         raise ConfigError(f"--data-free is {args.data_free}: expected at least 1 trajectory")
-    if args.data is not None and not (args.data / TRAINING).is_file():
-        raise ConfigError(
-            f"--data {args.data} has no {TRAINING}: expected the folder of Fashion-MNIST's four "
-            "idx.gz files"
-        )
+    if args.data is not None and not any(dataset.is_in(args.data) for dataset in DATASETS):
+        files = " or ".join(f"{d.layout.images_file('train')} ({d.title})" for d in DATASETS)
+        raise ConfigError(f"--data {args.data} has no {files}: expected the folder of idx.gz files")
 
 
 def data_of(
@@ -88,8 +86,11 @@ def data_of(
     CheckpointError
         If a file is damaged.
     """
-    if args.data_free is None and (args.data is not None or default_fits(teacher)):
-        data = _real(args.data or DEFAULT_FOLDER, teacher, device)
+    dataset = dataset_for(teacher.config)
+    if args.data_free is None and args.data is not None:
+        data = _real(args.data, dataset, teacher.config, device)
+    elif args.data_free is None and dataset is not None and dataset.is_in(None):
+        data = _real(None, dataset, teacher.config, device)
     else:
         count = args.data_free or TRAJECTORIES["cpu" if device.type == "cpu" else "cuda"]
         data = _drawn(count, teacher, args.seed, terminal)
@@ -97,27 +98,19 @@ def data_of(
     return data
 
 
-def default_fits(teacher: Any) -> bool:
-    """Whether Fashion-MNIST is where Debian puts it, and may be what the teacher draws."""
-    return (DEFAULT_FOLDER / TRAINING).is_file() and _draws_fashion(teacher)
-
-
-def _draws_fashion(teacher: Any) -> bool:
-    config = teacher.config
-    looks = (config.in_channels, config.sample_size, config.num_embeds_ada_norm)
-    return looks == (1, SIDE, len(CLASSES))
-
-
-def _real(folder: Path, teacher: Any, device: torch.device) -> Data:
-    if not _draws_fashion(teacher):
-        config = teacher.config
+def _real(folder: Path | None, dataset: Dataset | None, config: Any, device: torch.device) -> Data:
+    """Read a folder, or the default one, if the teacher draws what it has."""
+    if dataset is None or not dataset.is_in(folder):
+        held = [d for d in DATASETS if d.is_in(folder)]
+        what = " or ".join(
+            f"{d.title} has {len(d.classes)} of {d.channels}x{d.side}x{d.side}" for d in held
+        )
         raise ConfigError(
             f"the teacher draws {config.num_embeds_ada_norm} classes of {config.in_channels}x"
-            f"{config.sample_size}x{config.sample_size} images, Fashion-MNIST has {len(CLASSES)} "
-            f"of 1x{SIDE}x{SIDE}: use --data-free"
+            f"{config.sample_size}x{config.sample_size} images, {what}: use --data-free"
         )
-    source = calibration_images(folder, device)
-    return Data(source=source, about=f"{len(source):,} images of Fashion-MNIST", real=True)
+    source = calibration_images(dataset.model, folder, device)
+    return Data(source=source, about=f"{len(source):,} images of {dataset.title}", real=True)
 
 
 def _drawn(count: int, teacher: Any, seed: int, terminal: Terminal) -> Data:

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.fashion_mnist import CLASSES, SIDE
-
-
-def class_names(config: Any) -> tuple[str, ...]:
-    """Name the classes of a model from its config: Fashion-MNIST's, or plain numbers."""
-    count = int(config.num_embeds_ada_norm)
-    fashion = (config.in_channels, config.sample_size) == (1, SIDE) and count == len(CLASSES)
-    return CLASSES if fashion else tuple(str(i) for i in range(count))
 
 
 def parse_classes(text: str, names: tuple[str, ...]) -> tuple[int, ...]:

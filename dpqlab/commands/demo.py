@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from dpqlab.commands.expected import SOURCE
 from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
 from dpqlab.demo import DemoConfig, run_demo
+from dpqlab.evaluation.datasets import MODELS
 from dpqlab.report import Report, best_of, clock, headline
 
 
@@ -20,6 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "from each of these, and from the bundled calibrated models; write OUT/report.html (one "
         "file, opens anywhere), OUT/summary.json and OUT/models. About two minutes on two CPU "
         "cores; no network, no GPU."
+    )
+    parser.add_argument(
+        "--model",
+        default=SOURCE,
+        choices=MODELS,
+        help=f"the bundled full-precision model ({SOURCE})",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), metavar="FOLDER", help="(out/demo)"
@@ -35,12 +43,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo, and say where to look."""
     terminal = Terminal(as_json=args.json)
-    config = DemoConfig(out=args.out, seed=args.seed, steps=args.steps, guidance=args.guidance)
+    settings = {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
+    config = DemoConfig.of(args.model, args.out, **settings)
     if not args.json:
         terminal.say(
             f"Compressing a trained diffusion transformer in {len(config.presets)} ways, then "
             f"sampling {1 + len(config.presets) + len(config.calibrated)} models from the same "
-            "seeds. This takes about two minutes on two CPU cores."
+            "seeds. "
+            + ("This takes about two minutes on two CPU cores." if args.model == SOURCE else "")
         )
     report = run_demo(config, terminal)
     if args.json:

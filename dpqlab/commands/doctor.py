@@ -19,7 +19,7 @@ from rich.text import Text
 from dpqlab import __version__
 from dpqlab.checkpoint import is_compressed, verify
 from dpqlab.commands.checksums import SUMS, check_sums
-from dpqlab.commands.expected import CALIBRATED, SOURCE
+from dpqlab.commands.expected import SOURCE, sources, students_of
 from dpqlab.commands.terminal import Terminal, add_json_argument
 from dpqlab.diffusion.models import bundled
 from dpqlab.errors import ConfigError, DPQError
@@ -105,13 +105,17 @@ def assets() -> list[dict[str, Any]]:
     list
         Of each its ``name``, its ``state`` in words, and its ``problem``, None where there is none.
     """
-    expected: dict[str, Check] = dict.fromkeys((SOURCE, *CALIBRATED), _not_bundled)
+    names = [name for source in sources() for name in (source, *students_of(source))]
+    expected: dict[str, Check] = dict.fromkeys(names, _not_bundled)
     models: dict[str, Check] = {e.name: partial(_check_model, e.path) for e in bundled()}
-    others: dict[str, Check] = {
-        "feature network": partial(_check_loads, bundled_feature_net),
-        "reference statistics": partial(_check_loads, bundled_reference),
-        "quick reference": partial(_check_loads, quick_reference),
-    }
+    others: dict[str, Check] = {}
+    for source in sources():
+        of = "" if source == SOURCE else f" of {source}"
+        others |= {
+            f"feature network{of}": partial(_check_loads, bundled_feature_net, source),
+            f"reference statistics{of}": partial(_check_loads, bundled_reference, source),
+            f"quick reference{of}": partial(_check_loads, quick_reference, source),
+        }
     return [_examined(name, check) for name, check in (expected | models | others).items()]
 
 
@@ -194,8 +198,8 @@ def _check_model(folder: Path) -> str:
     return "present, not verified"
 
 
-def _check_loads(loader: Callable[[], object]) -> str:
-    loader()
+def _check_loads(loader: Callable[[str], object], model: str) -> str:
+    loader(model)
     return "loads"
 
 

@@ -17,22 +17,18 @@ from dpqlab.commands.terminal import Meter, Terminal, add_json_argument
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.bundled import (
-    DEFAULT_MODEL,
-    bundled_feature_net,
-    bundled_reference,
-    quick_reference,
-)
+from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference, quick_reference
 from dpqlab.evaluation.config import EvaluationConfig, Sampler
+from dpqlab.evaluation.datasets import DATASETS, Dataset, dataset_for
 from dpqlab.evaluation.evaluator import (
     EvaluationResult,
     draw_teacher_steps,
     evaluate_steps,
     last_of,
 )
-from dpqlab.evaluation.features import FeatureNet
 
 SCHEDULER = "ddim"
+OWN_TEACHER = "auto"
 PROTOCOL = ("images", "steps", "guidance", "seed")
 
 EXAMPLES = """examples:
@@ -63,9 +59,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher",
         nargs="?",
-        const=DEFAULT_MODEL,
+        const=OWN_TEACHER,
         metavar="MODEL",
-        help=f"draw this teacher's samples too, for the comparison ({DEFAULT_MODEL})",
+        help="draw this teacher's samples too, for the comparison (the bundled full-precision "
+        "model of the same images)",
     )
     parser.add_argument("--images", type=int, metavar="N", help="images (10000, quick: 2000)")
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (50, quick: 20)")
@@ -85,13 +82,14 @@ def run(args: argparse.Namespace) -> int:
     config = make(**changes)
     SampleRequest(labels=(0,), seed=config.seed, steps=config.steps, guidance=config.guidance)
     device = device_of(args.device)
-    net = bundled_feature_net(device=str(device))
-    reference = bundled_reference()
     pipeline = load(args.model, device=device)
-    check_images(pipeline, net, args.model)
-    draws_teacher = args.teacher is not None
+    dataset = dataset_drawn(pipeline, args.model)
+    net = bundled_feature_net(dataset.model, device=str(device))
+    reference = bundled_reference(dataset.model)
+    name = dataset.model if args.teacher == OWN_TEACHER else args.teacher
+    draws_teacher = name is not None
     note = "" if draws_teacher else why_no_teacher(config)
-    teacher = None if draws_teacher or note else quick_reference()
+    teacher = None if draws_teacher or note else quick_reference(dataset.model)
     if args.quick and note:
         terminal.say(f"The teacher is {note}.")
     total = config.steps * _chunks(config) * (3 if draws_teacher else 1)
@@ -99,15 +97,15 @@ def run(args: argparse.Namespace) -> int:
     terminal.say(f"Drawing {count:,} images with {config.steps} steps on {device}; Ctrl-C stops.")
     with terminal.progress("Evaluating", total) as meter:
         if draws_teacher:
-            teacher_pipeline = load(args.teacher, device=device)
-            check_images(teacher_pipeline, net, args.teacher)
-            sampler = sampler_of(teacher_pipeline, meter, f"teacher {args.teacher}")
+            teacher_pipeline = load(name, device=device)
+            check_same_images(dataset_drawn(teacher_pipeline, name), dataset)
+            sampler = sampler_of(teacher_pipeline, meter, f"teacher {name}")
             teacher = last_of(draw_teacher_steps(sampler, net, config))
         sampler = sampler_of(pipeline, meter, args.model)
         result = last_of(evaluate_steps(sampler, net, reference, config, teacher))
     if args.json:
         about = {"model": str(args.model), "device": str(device), "scheduler": SCHEDULER}
-        about["teacher"] = args.teacher or note or "recorded"
+        about["teacher"] = name or note or "recorded"
         terminal.emit(about | result.to_dict())
     else:
         terminal.say(result_table(result, note))
@@ -129,15 +127,32 @@ def sampler_of(pipeline: Any, meter: Meter, note: str) -> Sampler:
     return sample
 
 
-def check_images(pipeline: Any, net: FeatureNet, name: str) -> None:
-    """Refuse a model that draws other images than the classifier was trained on."""
+def dataset_drawn(pipeline: Any, name: str) -> Dataset:
+    """Return the data set of the images that a model draws, whose classifier judges them.
+
+    Raises
+    ------
+    ConfigError
+        If no classifier that ships was trained on such images.
+    """
     config = pipeline.transformer.config
-    mine = (config.num_embeds_ada_norm, config.in_channels)
-    theirs = (net.architecture.classes, net.architecture.channels)
-    if mine != theirs:
+    if (dataset := dataset_for(config)) is not None:
+        return dataset
+    known = "; ".join(
+        f"{len(d.classes)} classes of {d.channels}x{d.side}x{d.side} ({d.model})" for d in DATASETS
+    )
+    raise ConfigError(
+        f"{name} draws {config.num_embeds_ada_norm} classes of {config.in_channels}x"
+        f"{config.sample_size}x{config.sample_size} images: the bundled classifiers know {known}"
+    )
+
+
+def check_same_images(teacher: Dataset, student: Dataset) -> None:
+    """Refuse a teacher of other images."""
+    if teacher.model != student.model:
         raise ConfigError(
-            f"{name} has {mine[0]} classes and {mine[1]} channels: the bundled classifier knows "
-            f"{theirs[0]} classes of {theirs[1]} channel images"
+            f"the teacher draws images as {teacher.model} does, the model as {student.model}: "
+            "expected a teacher of the same images"
         )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from dpqlab.commands.classes import class_names, parse_classes
+from dpqlab.commands.classes import parse_classes
 from dpqlab.commands.drawing import add_device_argument, batches, device_of, draw
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal, add_json_argument
+from dpqlab.diffusion.classes import class_names_of
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import SCHEDULERS, make_scheduler
 from dpqlab.errors import ConfigError
@@ -128,4 +129,4 @@ def shared_classes(pipelines: list[Any], models: list[str]) -> tuple[str, ...]:
                 f"{model} has (classes, channels, pixels) {look} and {models[0]} {looks[0]}: "
                 "only models of the same images fit one sheet"
             )
-    return class_names(configs[0])
+    return class_names_of(configs[0])

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from dpqlab.commands.classes import class_names, parse_classes
+from dpqlab.commands.classes import parse_classes
 from dpqlab.commands.drawing import add_device_argument, device_of
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal, add_json_argument
+from dpqlab.diffusion.classes import class_names_of
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import SCHEDULERS, make_scheduler
 from dpqlab.errors import ConfigError
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     config = check(args)
     device = device_of(args.device)
     pair = pair_of(args, device)
-    names = class_names(pair.teacher.config)
+    names = class_names_of(pair.teacher.config)
     every = tuple(range(len(names)))
     chosen = every if args.classes == "all" else parse_classes(args.classes, names)
     request = SampleRequest(

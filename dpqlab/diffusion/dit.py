@@ -21,6 +21,14 @@ FASHION_DIT: dict[str, Any] = {
 }
 """Width 384, 8 blocks, 49 tokens, about 22 M parameters with one embedder."""
 
+AVATARS_DIT: dict[str, Any] = FASHION_DIT | {
+    "in_channels": 3,
+    "out_channels": 3,
+    "sample_size": 64,
+    "num_embeds_ada_norm": 15,
+}
+"""The same at 64x64 in colour: 256 tokens, as many as DiT-XL/2 has."""
+
 DIT_XL_2: dict[str, Any] = {
     "num_attention_heads": 16,
     "attention_head_dim": 72,

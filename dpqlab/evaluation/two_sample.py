@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dpqlab.errors import ConfigError, ShapeError
-from dpqlab.evaluation.features import FeatureNet, to_network_range
+from dpqlab.evaluation.features import FeatureNet, fast_format, to_network_range
 from dpqlab.evaluation.two_sample_records import (
     LabelledImages,
     TwoSampleConfig,
@@ -170,7 +170,8 @@ def _train(
         torch.manual_seed(seed)
         net = FeatureNet(channels=data.pixels.shape[1], classes=2, width=config.width)
     net = net.to(data.pixels.device)
-    net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - not in the stubs
+    layout = fast_format(data.pixels.device)
+    net.to(memory_format=layout)  # pyright: ignore[reportCallIssue] - not in the stubs
     average = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=config.rate, weight_decay=config.weight_decay
@@ -213,7 +214,8 @@ def _step(
 ) -> Tensor:
     """Learn from images ``part`` (B,); the loss stays on the device, so that nothing waits."""
     net.train()
-    images = to_network_range(data.pixels[part]).contiguous(memory_format=torch.channels_last)
+    images = to_network_range(data.pixels[part])
+    images = images.contiguous(memory_format=fast_format(images.device))
     bf16 = config.bf16 and images.is_cuda
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         _, logits = net(images)

@@ -24,10 +24,9 @@ from dpqlab.calibration.recording import Recording
 from dpqlab.checkpoint import SavedFolder, save_compressed
 from dpqlab.diffusion import SampleRequest, load_pipeline, make_scheduler, sample_images
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.bundled import quick_reference
+from dpqlab.evaluation.bundled import DEFAULT_MODEL, quick_reference
 from dpqlab.nn import compress_, hold_decoded, ledger_of_model, preset
 
-TEACHER = "fashion-dit"
 HOLDOUT = 16  # images; judging more takes longer than training
 STRIP_SEED, STRIP_STEPS = 5, 8
 
@@ -42,8 +41,10 @@ class LiveConfig:
 
     Attributes
     ----------
+    model
+        Bundled full-precision model; the times above are those of the default one.
     preset
-        How the bundled model is compressed first: a plan with codebooks.
+        How the model is compressed first: a plan with codebooks.
     steps, batch
         Optimiser steps, and images a step.
     learning_rate
@@ -54,6 +55,7 @@ class LiveConfig:
         Steps between records, and between strips; the latter a multiple of the former.
     """
 
+    model: str = DEFAULT_MODEL
     preset: str = "vq-2bit"
     steps: int = 40
     batch: int = 16
@@ -118,14 +120,18 @@ def live_pair(config: LiveConfig) -> LivePair:
     Raises
     ------
     ConfigError
-        If the preset has no codebooks to train.
+        If the preset has no codebooks to train, or no images of the teacher are on record.
     """
-    pipeline = load_pipeline(TEACHER)
-    student = load_pipeline(TEACHER).transformer
+    pipeline = load_pipeline(config.model)
+    student = load_pipeline(config.model).transformer
     compress_(student, preset(config.preset))
     teacher = pipeline.transformer.requires_grad_(False)
-    samples = quick_reference(TEACHER)
-    assert samples.images is not None  # the bundled file keeps them
+    samples = quick_reference(config.model)
+    if samples.images is None:
+        raise ConfigError(
+            f"the recorded samples of {config.model} have no images to calibrate on: expected a "
+            "quick_reference.npz with them"
+        )
     images = torch.from_numpy(samples.images)
     data = CalibrationData(
         images=images,
@@ -209,7 +215,8 @@ def save_live(
     best = min(records, key=lambda record: record.total)
     true_bits = ledger_of_model(pair.student).true_bits_per_weight
     card = CARD.format(
-        source=TEACHER,
+        source=config.model,
+        classes=pair.teacher.config.num_embeds_ada_norm,
         preset=config.preset,
         bits=true_bits,
         best=best,
@@ -224,7 +231,7 @@ def save_live(
         folder,
         scheduler_config=json.loads(pair.scheduler.to_json_string()),
         provenance={
-            "source": TEACHER,
+            "source": config.model,
             "preset": config.preset,
             "calibrated": 1,
             "true_bits_per_weight": true_bits,
@@ -246,5 +253,5 @@ images, made of {images} that the teacher drew itself. The state of step {best.s
 held-out error {first.total:.4f} before, {best.total:.4f} after.
 
     from dpqlab.diffusion import load_pipeline
-    images = load_pipeline("THIS FOLDER")(class_labels=range(10), seed=5).images
+    images = load_pipeline("THIS FOLDER")(class_labels=range({classes}), seed=5).images
 """

@@ -14,10 +14,12 @@ import plotly.graph_objects as go
 
 from dpqlab.calibration import CalibrationRecord
 from dpqlab.calibration.recording import (
+    DEFAULT_MODEL,
     TEACHER,
     Recording,
     bundled_recording,
     recorded_on,
+    runs_of,
 )
 from dpqlab.studies.live_calibration import LiveConfig
 from dpqlab.viz.calibration_run import (
@@ -37,8 +39,8 @@ from dpqlab.widgets.live_run import LiveRun, config_code
 from dpqlab.widgets.pixels import Pixels
 from dpqlab.widgets.view import View
 
-ZOOM = 3
-CELL = (90, 90)  # an image with its gap
+CELL = 90  # pixels that an image is enlarged to, at most
+GAP = 2  # between images, before they are enlarged
 NOTHING_YET = (
     "Nothing has run here yet. Run compresses the bundled model, which is all noise then, and "
     "trains it on this machine."
@@ -53,7 +55,8 @@ class CalibrationView(View):
     run
         The name of a recorded run, or ``"live"``; None for the first of the recorded ones.
     live
-        Settings of live runs; preset, steps and moving codes can be changed in the view.
+        Settings of live runs; preset, steps and moving codes can be changed in the view. The
+        recorded runs are those of the same model.
 
     Attributes
     ----------
@@ -77,13 +80,15 @@ class CalibrationView(View):
         self._base = live or LiveConfig()
         names = ("preset", "steps", "move_codes")
         knobs = {name: getattr(self._base, name) for name in names}
-        super().__init__(CalibrationState(**knobs if run is None else knobs | {"run": run}))
-        self.strip = Pixels(label="samples", zoom=1, cell=CELL)
+        if run is not None:
+            knobs["run"] = run
+        super().__init__(CalibrationState(model=self._base.model, **knobs))
+        self.strip = Pixels(label="samples", zoom=1, cell=(CELL, CELL))
         self.live = LiveRun(on_start=self._began, on_records=self._arrived)
         self.live.run_button.on_click(lambda _button: self._act(self.run))
         self.live.save_button.on_click(lambda _button: self._act(self.live.save))
         self._changing = threading.RLock()
-        self._controls = CalibrationControls(recorded().values())
+        self._controls = CalibrationControls(recorded(self._base.model).values())
         self._fit()
         for knob, control in self._controls.by_knob.items():
             self.bind(control, knob)
@@ -94,7 +99,11 @@ class CalibrationView(View):
     @property
     def recording(self) -> Recording | None:
         """The run on screen; None for a live one that has not begun."""
-        return self.live.recording if self.state.run == LIVE else recorded()[self.state.run]
+        return (
+            self.live.recording
+            if self.state.run == LIVE
+            else recorded(self._base.model)[self.state.run]
+        )
 
     @property
     def records(self) -> tuple[CalibrationRecord, ...]:
@@ -141,16 +150,16 @@ class CalibrationView(View):
         recording = self.recording
         if recording is None:
             return NOTHING_YET
-        where = "" if self.state.run == LIVE else recorded_on(recording.name)
+        where = "" if self.state.run == LIVE else recorded_on(recording.name, self._base.model)
         place = f", recorded on {where}" if where else ""
         return f"{recording.name}{place}. {run_words(recording.records, self.step)}"
 
     def code(self) -> str:
         """Return Python that makes the same figure, or a live run with the same settings."""
         if self.state.compare:
-            return COMPARE_CODE
+            return COMPARE_CODE.format(**self._source())
         if self.state.run != LIVE:
-            return REPLAY_CODE.format(name=self.state.run, step=self.step)
+            return REPLAY_CODE.format(name=self.state.run, step=self.step, **self._source())
         config = self.live.config if self.live.moments else self.chosen()
         return LIVE_CODE.format(config=config_code(config))
 
@@ -206,9 +215,17 @@ class CalibrationView(View):
         if self.records and not self.state.compare and isinstance(point.get("x"), int | float):
             self.state.moment = index_at(self.records, round(point["x"]))
 
+    def _source(self) -> dict[str, str]:
+        """Return the parts of the code that name another model than the default one."""
+        model = self._base.model
+        if model == DEFAULT_MODEL:
+            return {"also": "", "folder": "", "next": ""}
+        folder = f"runs_of({model!r})"
+        return {"also": ", runs_of", "folder": folder, "next": f", {folder}"}
+
     def _compared(self) -> list[Recording]:
         live = self.live.recording
-        return [*recorded().values(), *([] if live is None else [live])]
+        return [*recorded(self._base.model).values(), *([] if live is None else [live])]
 
     def _show_strip(self) -> None:
         recording = self.recording
@@ -221,28 +238,37 @@ class CalibrationView(View):
         drawn = max(at for at in recording.strip_steps if at <= self.step)
         student = f"the best student up to step {drawn:,}" if drawn else "the student at first"
         text = f"Above: the teacher. Below, from the same noise: {student}."
+        if wanted is None:
+            text = f"{student[0].upper()}{student[1:]}."
+        # about as large on the page, whatever the images are
+        zoom = max(1, CELL // now.shape[-1])
+        side = zoom * (now.shape[-1] + GAP)
+        self.strip.cell = [side, side]
         self._caption.value = f'<p style="margin: 0">{html.escape(text)}</p>'
         self.strip.label = text
-        self.strip.show(strip_picture(rows, zoom=ZOOM))
+        self.strip.show(strip_picture(rows, zoom=zoom))
 
     def _wanted(self) -> np.ndarray | None:
         """Return what the teacher draws from the same noise, in as many steps."""
         if self.state.run != LIVE:
-            return bundled_recording(TEACHER).strips[0]
+            folder = runs_of(self._base.model)
+            if not (folder / f"{TEACHER}.npz").is_file():
+                return None
+            return bundled_recording(TEACHER, folder).strips[0]
         return None if self.live.pair is None else self.live.pair.wanted
 
 
 COMPARE_CODE = """\
-from dpqlab.calibration.recording import bundled_recordings
+from dpqlab.calibration.recording import bundled_recordings{also}
 from dpqlab.viz.calibration_run import compare_runs
 
-figure = compare_runs(bundled_recordings())
+figure = compare_runs(bundled_recordings({folder}))
 """
 REPLAY_CODE = """\
-from dpqlab.calibration.recording import bundled_recording
+from dpqlab.calibration.recording import bundled_recording{also}
 from dpqlab.viz.calibration_run import calibration_run
 
-recording = bundled_recording({name!r})
+recording = bundled_recording({name!r}{next})
 figure = calibration_run(recording.records, step={step})
 """
 LIVE_CODE = """\

@@ -9,7 +9,12 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-from dpqlab.calibration.recording import Recording, bundled_recordings
+from dpqlab.calibration.recording import (
+    DEFAULT_MODEL,
+    Recording,
+    bundled_recordings,
+    runs_of,
+)
 from dpqlab.widgets.layout import row
 from dpqlab.widgets.state import State
 
@@ -19,10 +24,10 @@ PRESETS = ("vq-2bit", "pq-2bit")
 PLAY = 500  # ms a moment
 
 
-@lru_cache(maxsize=1)
-def recorded() -> dict[str, Recording]:
-    """Return the recorded runs by name, read once a kernel."""
-    return {recording.name: recording for recording in bundled_recordings()}
+@lru_cache(maxsize=4)
+def recorded(model: str = DEFAULT_MODEL) -> dict[str, Recording]:
+    """Return the recorded runs of a model's students by name, read once a kernel."""
+    return {recording.name: recording for recording in bundled_recordings(runs_of(model))}
 
 
 class CalibrationState(State):
@@ -38,8 +43,11 @@ class CalibrationState(State):
         Whether all runs are shown together instead of one.
     preset, steps, move_codes
         Of the next live run: see :class:`dpqlab.studies.live_calibration.LiveConfig`.
+    model
+        No knob: whose students they are.
     """
 
+    model = traitlets.Unicode(DEFAULT_MODEL)
     run = traitlets.Unicode().tag(sync_state=True)
     moment = traitlets.Int(0, min=0).tag(sync_state=True)
     compare = traitlets.Bool(False).tag(sync_state=True)
@@ -49,11 +57,11 @@ class CalibrationState(State):
 
     @traitlets.default("run")
     def _first_run(self) -> str:
-        return next(iter(recorded()), LIVE)
+        return next(iter(recorded(self.model)), LIVE)
 
     @traitlets.validate("run")
     def _known_run(self, proposal: Any) -> str:
-        known = [*recorded(), LIVE]
+        known = [*recorded(self.model), LIVE]
         if proposal["value"] not in known:
             raise traitlets.TraitError(
                 f"no run {proposal['value']!r}: expected one of {', '.join(known)}"

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from dpqlab.errors import ConfigError
 from dpqlab.tracing import MEASURES, Measure, Trace, bundled_traces, load_trace
+from dpqlab.tracing.bundled import DEFAULT_MODEL
 from dpqlab.viz.error_curve import EQUAL_BITS, cell_distribution
 from dpqlab.viz.error_map import Selection, clicked, error_map
 from dpqlab.viz.trace_pictures import common_gain, step_pictures
@@ -46,6 +47,7 @@ selection = Selection({at})
 figure = error_map(traces, measure={measure!r}, branch={branch!r}, selection=selection)
 """
 GAP = 1  # px between the images of a step
+LARGE = 32  # px; images of more are not enlarged
 
 
 class ErrorMap(View):
@@ -57,6 +59,8 @@ class ErrorMap(View):
         Bundled traces by name, or files that ``dpqlab trace`` wrote; default: VQ and PQ at one bit.
     traces
         Traces in memory, by the name that they get on screen.
+    model
+        Whose students the bundled traces are of.
 
     Examples
     --------
@@ -74,15 +78,17 @@ class ErrorMap(View):
         students: Sequence[str | Path] | None = None,
         *,
         traces: Mapping[str, Trace] | None = None,
+        model: str = DEFAULT_MODEL,
     ) -> None:
+        self.model = model
         self._own = dict(traces or {})
         self._read: dict[str, Trace] = {}
         if students is None:
-            students = list(self._own) or first_students()
+            students = list(self._own) or first_students(model)
         chosen = [str(student) for student in students]
         if not chosen:
             raise ConfigError("no student to show: name one or more")
-        names = list(dict.fromkeys([*self._own, *chosen, *_of_bundled_students(chosen)]))
+        names = list(dict.fromkeys([*self._own, *chosen, *_of_bundled_students(chosen, model)]))
         first = self.trace(chosen[0])
         middle = {"block": len(first.blocks) * 3 // 8, "step": first.steps * 3 // 5}
         limits = limits_of(first)
@@ -101,7 +107,7 @@ class ErrorMap(View):
         if name in self._own:
             return self._own[name]
         if name not in self._read:
-            self._read[name] = load_trace(name)
+            self._read[name] = load_trace(name, self.model)
         return self._read[name]
 
     @property
@@ -175,7 +181,7 @@ class ErrorMap(View):
     def code(self) -> str:
         """Return Python that makes the same maps."""
         made = {
-            name: request_code(self._own[name]) if name in self._own else f"load_trace({name!r})"
+            name: request_code(self._own[name]) if name in self._own else self._load(name)
             for name in self.state.students
         }
         lines = [f"    {line}" for call in made.values() for line in f"{call},".splitlines()]
@@ -187,6 +193,11 @@ class ErrorMap(View):
             measure=self.state.measure,
             branch=self.branch,
         )
+
+    def _load(self, name: str) -> str:
+        """Return Python that loads a trace."""
+        of = "" if self.model == DEFAULT_MODEL else f", {self.model!r}"
+        return f"load_trace({name!r}{of})"
 
     def data(self) -> dict[str, list[Any]]:
         """Return every cell of every map, with its three errors, as columns."""
@@ -249,6 +260,7 @@ class ErrorMap(View):
         )
         self.caption.value = f'<p style="margin: 0">{html.escape(text)}</p>'
         self.pictures.label = text
+        self.pictures.zoom = 2 if trace.pictures.shape[-1] <= LARGE else 1
         pixels = step_pictures(trace, at.step, gain=gain, gap=GAP)
         self.pictures.show(pixels)
         side = trace.pictures.shape[-1] + GAP
@@ -277,22 +289,23 @@ class ErrorMap(View):
             self.redraw()
 
 
-def first_students() -> list[str]:
+def first_students(model: str = DEFAULT_MODEL) -> list[str]:
     """Return the bundled traces that a view opens with."""
-    there = bundled_traces()
+    there = bundled_traces(model)
     for pair in FIRST:
         if set(pair) <= there.keys():
             return list(pair)
     if not there:
         raise ConfigError(
-            "this installation has no recorded traces: make one with `dpqlab trace`, and name it"
+            f"this installation has no recorded traces of {model}: make one with `dpqlab trace`, "
+            "and name it"
         )
     return list(there)[:2]
 
 
-def _of_bundled_students(chosen: Sequence[str]) -> list[str]:
+def _of_bundled_students(chosen: Sequence[str], model: str) -> list[str]:
     """Return the other bundled traces, if bundled ones are shown."""
-    there = list(bundled_traces())
+    there = list(bundled_traces(model))
     return there if set(there) & set(chosen) else []
 
 

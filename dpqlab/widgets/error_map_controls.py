@@ -8,9 +8,8 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-from dpqlab.evaluation.fashion_mnist import CLASSES
+from dpqlab.diffusion.classes import class_name
 from dpqlab.tracing import MEASURES, Trace
-from dpqlab.tracing.bundled import DEFAULT_MODEL
 from dpqlab.viz.trace_scale import NAMES
 from dpqlab.widgets.layout import row
 from dpqlab.widgets.state import State
@@ -172,8 +171,5 @@ def _slider(description: str, count: int) -> widgets.IntSlider:
 
 def _image_names(trace: Trace) -> list[tuple[str, int]]:
     labels = trace.about.labels[: trace.pictures.shape[2]]
-    known = trace.about.teacher == DEFAULT_MODEL
-    return [
-        (f"{i}: {CLASSES[label] if known else f'class {label}'}", i)
-        for i, label in enumerate(labels)
-    ]
+    teacher = trace.about.teacher
+    return [(f"{i}: {class_name(label, teacher)}", i) for i, label in enumerate(labels)]

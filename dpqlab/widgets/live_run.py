@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import fields
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -137,7 +138,7 @@ def progress_words(moment: LiveMoment, steps: int, seconds: float) -> str:
 def config_code(config: LiveConfig) -> str:
     """Write the settings that differ from the defaults as Python."""
     usual = LiveConfig()
-    names = ("preset", "steps", "batch", "learning_rate", "move_codes", "every", "strip_every")
+    names = [field.name for field in fields(LiveConfig)]
     given = [
         f"{name}={getattr(config, name)!r}"
         for name in names

@@ -147,6 +147,7 @@ class VQAgainstPQ(View):
         blocks = f", shared by {coding.sharers} blocks" if coding.sharers > 1 else ""
         code = int(coding.codes[row, position])
         lost = coding.replacement(row, position) - coding.subvector(row, position)
+        of = "" if self.layers.model == RECORDED else f"are those of {RECORDED}, "
         return (
             f"{LAYER_NAMES.get(coding.kind, coding.kind)} of block {coding.block}, "
             f"{codec.describe()}: {who} of {max(coding.pool.sizes)} codewords{blocks}. "
@@ -154,7 +155,7 @@ class VQAgainstPQ(View):
             f"{coding.relative_error:.4f}. Row {row}, weights {position * d} to "
             f"{min(position * d + d, coding.weight.shape[1]) - 1}: code {code}, squared error "
             f"{float(lost.square().sum()):.4g}. ({ROUNDS} rounds of k-means; the recorded lines "
-            "have 20, and an error lower by up to 3 %.)"
+            f"{of}have 20, and an error lower by up to 3 %.)"
         )
 
     def code(self) -> str:

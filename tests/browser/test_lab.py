@@ -9,7 +9,7 @@ pytestmark = pytest.mark.browser
 CELLS = """
 import numpy as np, plotly.graph_objects as go, ipywidgets as W
 from dpqlab.widgets import Plot, Pixels
-from dpqlab.viz import themed
+from dpqlab.viz.theme import themed
 rng = np.random.default_rng(0)
 def line(k):
     x = np.linspace(0, 6, 200)

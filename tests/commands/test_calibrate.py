@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -18,6 +19,7 @@ from dpqlab.commands import calibrating, calibration_data, measure
 from dpqlab.commands.calibrating import history_of
 from dpqlab.diffusion.models import ModelEntry
 from dpqlab.errors import ConfigError
+from dpqlab.evaluation import datasets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,13 +122,19 @@ def test_real_images_serve_the_loss_of_the_paper(
     assert said["config"]["holdout"] == 8
 
 
+def default_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Put Fashion-MNIST's default folder elsewhere."""
+    fashion = dataclasses.replace(datasets.dataset_of("fashion-dit"), default_folder=folder)
+    monkeypatch.setattr(datasets, "DATASETS", (fashion,))
+
+
 def test_without_data_the_teacher_draws_and_it_is_said(
     tiny: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(calibration_data, "DEFAULT_FOLDER", tmp_path / "nowhere")
+    default_folder(monkeypatch, tmp_path / "nowhere")
     monkeypatch.setattr(calibration_data, "TRAJECTORIES", {"cpu": 1, "cuda": 1})
     assert calibrate(tiny, tmp_path / "out", "--preset", "vq-2bit", *STEPS) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -142,7 +150,7 @@ def test_the_data_of_the_system_are_used_where_they_fit(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(calibration_data, "DEFAULT_FOLDER", images)
+    default_folder(monkeypatch, images)
     monkeypatch.setattr(calibration_data, "TRAJECTORIES", {"cpu": 1, "cuda": 1})
     assert calibrate(tiny, tmp_path / "a", "--preset", "pq-2bit", *STEPS) == 0
     assert "40 images of Fashion-MNIST" in capsys.readouterr().out

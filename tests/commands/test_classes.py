@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
-from dpqlab.commands.classes import class_names, parse_classes
+from dpqlab.commands.classes import parse_classes
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.fashion_mnist import CLASSES
 
@@ -27,10 +25,3 @@ def test_numbers_ranges_and_names(text: str, labels: tuple[int, ...]) -> None:
 def test_what_is_no_class_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="class"):
         parse_classes(text, CLASSES)
-
-
-def test_names_belong_to_the_fashion_model_only() -> None:
-    fashion = SimpleNamespace(num_embeds_ada_norm=10, in_channels=1, sample_size=28)
-    other = SimpleNamespace(num_embeds_ada_norm=3, in_channels=3, sample_size=64)
-    assert class_names(fashion) == CLASSES
-    assert class_names(other) == ("0", "1", "2")

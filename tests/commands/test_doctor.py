@@ -50,7 +50,7 @@ def test_missing_things_are_named_and_no_error(
 
 
 def test_a_damaged_asset_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged() -> None:
+    def damaged(_model: str) -> None:
         raise CheckpointError("the file is cut off")
 
     monkeypatch.setattr(doctor, "bundled_feature_net", damaged)

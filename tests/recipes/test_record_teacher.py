@@ -7,7 +7,7 @@ import pytest
 
 from dpqlab.calibration.recording import TEACHER, bundled_recording, bundled_recordings
 from recipes import record_teacher
-from recipes.calibrate_fashion import strip
+from recipes.calibrate_presets import strip
 from tests.tiny import tiny_dit
 
 

@@ -40,7 +40,7 @@ def assets(tmp_path, monkeypatch):
 
 
 def test_the_recipe_from_end_to_end(assets, monkeypatch, capsys):
-    assert bundled_presets() == ["vq-1bit", "best-1bit"]
+    assert bundled_presets("fashion-dit") == ["vq-1bit", "best-1bit"]
     runs = assets / "fashion-dit-runs"
     main(["--out", str(runs), "--steps", "2", "--images", "12"])
     assert {path.name for path in runs.iterdir()} == {"trace-vq-1bit.npz", "trace-best-1bit.npz"}
@@ -53,7 +53,7 @@ def test_the_recipe_from_end_to_end(assets, monkeypatch, capsys):
     main(["--out", str(runs), "--steps", "1", "--images", "1", "--students", "best-1bit"])
     assert load_trace("best-1bit").steps == 1
     assert load_trace("vq-1bit").steps == 2
-    monkeypatch.setattr(trace_fashion, "MOST_BYTES", 10)
+    monkeypatch.setitem(trace_fashion.MOST_BYTES, "fashion-dit", 10)
     with pytest.raises(RuntimeError, match="more than 10"):
         main(["--out", str(assets / "other"), "--steps", "1", "--images", "1"])
     assert not list((assets / "other").iterdir())

@@ -15,17 +15,20 @@ from safetensors.torch import load_file, save_file
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.evaluation.fashion_mnist import read_split
 from dpqlab.nn.embedder import tied_groups
-from recipes import train_fashion
-from recipes.train_fashion import TrainConfig, Training, TrainRecord, learning_rate, main, train
+from recipes.training import (
+    Recipe,
+    TrainConfig,
+    Training,
+    TrainRecord,
+    learning_rate,
+    main,
+    train,
+)
 from tests.recipes.conftest import GEOMETRY
 
 CPU = torch.device("cpu")
+RECIPE = Recipe(model="fashion-dit", geometry=GEOMETRY, config=TrainConfig())
 CONFIG = TrainConfig(steps=12, batch=8, warmup=4, learning_rate=2e-3)
-
-
-@pytest.fixture(autouse=True)
-def tiny_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_fashion, "FASHION_DIT", GEOMETRY)
 
 
 @pytest.fixture
@@ -56,9 +59,9 @@ def test_the_learning_rate_follows_steps_or_time():
 
 def test_training_ends_by_steps_or_by_time(arrays):
     images, labels = arrays
-    state = Training(TrainConfig(steps=3, batch=4), CPU)
+    state = Training(TrainConfig(steps=3, batch=4), GEOMETRY, CPU)
     assert [record.step for record in train(state, images, labels, every=1)] == [1, 2, 3]
-    state = Training(TrainConfig(steps=10_000, seconds=1e-6, batch=4), CPU)
+    state = Training(TrainConfig(steps=10_000, seconds=1e-6, batch=4), GEOMETRY, CPU)
     (record,) = train(state, images, labels, every=1)
     assert record.step == 1
     assert record.seconds > 1e-6
@@ -68,7 +71,7 @@ def test_training_ends_by_steps_or_by_time(arrays):
 def test_the_loss_falls_from_one(arrays):
     """adaLN-Zero predicts nothing at first, and the noise has unit variance."""
     images, labels = arrays
-    state = Training(TrainConfig(steps=60, batch=16, warmup=5, learning_rate=5e-3), CPU)
+    state = Training(TrainConfig(steps=60, batch=16, warmup=5, learning_rate=5e-3), GEOMETRY, CPU)
     records = list(train(state, images, labels, every=1))
     assert records[0].loss == pytest.approx(1.0, abs=0.1)
     assert sum(record.loss for record in records[-10:]) / 10 < 0.7
@@ -78,7 +81,7 @@ def test_the_loss_falls_from_one(arrays):
 
 def test_the_running_mean_follows_the_model(arrays):
     images, labels = arrays
-    state = Training(CONFIG, CPU)
+    state = Training(CONFIG, GEOMETRY, CPU)
     means = [p.detach().clone().double() for p in state.ema.parameters()]
     for record in train(state, images, labels, every=1):
         decay = min(CONFIG.ema, record.step / (record.step + 9))
@@ -93,10 +96,10 @@ def test_the_running_mean_follows_the_model(arrays):
 
 def test_going_on_equals_never_having_stopped(arrays, tmp_path):
     images, labels = arrays
-    whole = Training(CONFIG, CPU)
+    whole = Training(CONFIG, GEOMETRY, CPU)
     expected = list(train(whole, images, labels, every=2))
 
-    stopped = Training(CONFIG, CPU)
+    stopped = Training(CONFIG, GEOMETRY, CPU)
     records = []
     for record in train(stopped, images, labels, every=2):
         records.append(record)
@@ -105,7 +108,7 @@ def test_going_on_equals_never_having_stopped(arrays, tmp_path):
     stopped.save(tmp_path / "training.safetensors")
     # whatever happens to the global generator meanwhile
     torch.manual_seed(123)
-    resumed = Training(CONFIG, CPU)
+    resumed = Training(CONFIG, GEOMETRY, CPU)
     torch.manual_seed(456)
     resumed.load(tmp_path / "training.safetensors")
     assert (resumed.step, resumed.elapsed) == (6, records[-1].seconds)
@@ -118,7 +121,9 @@ def test_going_on_equals_never_having_stopped(arrays, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     # the null class is trained: some labels were dropped
     table = "model.transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
-    fresh = dict(Training(CONFIG, CPU).model.named_parameters())[table.removeprefix("model.")]
+    fresh = dict(Training(CONFIG, GEOMETRY, CPU).model.named_parameters())[
+        table.removeprefix("model.")
+    ]
     assert not torch.equal(ours[table][10], fresh[10])
 
 
@@ -126,7 +131,7 @@ def test_a_seed_decides_everything(arrays):
     images, labels = arrays
 
     def losses(seed: int) -> list[float]:
-        state = Training(TrainConfig(steps=4, batch=4, seed=seed), CPU)
+        state = Training(TrainConfig(steps=4, batch=4, seed=seed), GEOMETRY, CPU)
         return [record.loss for record in train(state, images, labels, every=1)]
 
     assert losses(1) == losses(1) != losses(2)
@@ -134,7 +139,7 @@ def test_a_seed_decides_everything(arrays):
 
 def test_a_run_can_start_from_averaged_weights_alone(arrays, tmp_path):
     images, labels = arrays
-    state = Training(CONFIG, CPU)
+    state = Training(CONFIG, GEOMETRY, CPU)
     list(train(state, images, labels, every=4))
     state.save(tmp_path / "all.safetensors")
     tensors = load_file(tmp_path / "all.safetensors")
@@ -144,7 +149,7 @@ def test_a_run_can_start_from_averaged_weights_alone(arrays, tmp_path):
         if name.startswith("ema.") or name in ("state.step", "state.elapsed")
     }
     save_file(kept, tmp_path / "ema.safetensors")
-    other = Training(CONFIG, CPU)
+    other = Training(CONFIG, GEOMETRY, CPU)
     other.load(tmp_path / "ema.safetensors")
     for model in (other.model, other.ema):
         for name, parameter in model.named_parameters():
@@ -152,9 +157,9 @@ def test_a_run_can_start_from_averaged_weights_alone(arrays, tmp_path):
 
 
 def test_saving_before_the_first_step(tmp_path):
-    state = Training(CONFIG, CPU)
+    state = Training(CONFIG, GEOMETRY, CPU)
     state.save(tmp_path / "training.safetensors")
-    other = Training(TrainConfig(seed=1), CPU)
+    other = Training(TrainConfig(seed=1), GEOMETRY, CPU)
     other.load(tmp_path / "training.safetensors")
     assert all(
         torch.equal(a, b)
@@ -165,8 +170,8 @@ def test_saving_before_the_first_step(tmp_path):
 def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
     settings = ["--data", str(data_folder), "--out", str(tmp_path / "run"), "--batch", "8"]
     settings += ["--every", "2", "--sheet-every", "4"]
-    main([*settings, "--steps", "4"])
-    main([*settings, "--steps", "6", "--resume"])
+    main(RECIPE, [*settings, "--steps", "4"])
+    main(RECIPE, [*settings, "--steps", "6", "--resume"])
     run = tmp_path / "run"
     log = [json.loads(line) for line in (run / "training.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [2, 4, 6]

@@ -12,7 +12,7 @@ import pytest
 import traitlets
 
 from dpqlab.errors import BackendError, ConfigError
-from dpqlab.viz import themed
+from dpqlab.viz.theme import themed
 from dpqlab.widgets import State, View, view
 
 

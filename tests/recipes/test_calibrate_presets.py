@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import recipes.calibrate_fashion as recipe
+import recipes.calibrate_presets as recipe
 from benchmarks.fashion import SHIPPED
 from benchmarks.record import read
 from dpqlab.calibration import calibration_for
@@ -22,7 +22,8 @@ from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.nn import compress_, preset, presets
 from dpqlab.nn.linear import CompressedLinear
-from recipes.calibrate_fashion import PRESETS, main
+from recipes.calibrate_presets import PRESETS, main
+from tests.avatars import write_data, write_model
 from tests.recipes.conftest import GEOMETRY
 from tests.tiny import tiny_dit
 
@@ -107,3 +108,21 @@ def test_an_interrupted_recipe_goes_on(data_folder, tmp_path, monkeypatch):
     one, other = (f / "fashion-dit-best-2bit/transformer" for f in (whole, parts))
     for path in one.glob("*.safetensors"):
         assert path.read_bytes() == (other / path.name).read_bytes()
+
+
+def test_the_recipe_for_a_second_model(tmp_path):
+    write_model(tmp_path / "assets")
+    data, out = write_data(tmp_path / "data"), tmp_path / "out"
+    settings = ["--model", "avatars-dit", "--data", str(data), "--out", str(out)]
+    settings += ["--presets", "pq-1bit", "--steps", "2", "--every", "1", "--holdout", "16"]
+    main([*settings, "--batch", "7"])
+    recording = Recording.load(out / "runs" / "pq-1bit.npz")
+    assert recording.strips.shape == (3, 15, 3, 64, 64)
+    assert len(read("calibration-avatars", out)) == 1
+    assert not read("calibration", out), "that is the other model's"
+    folder = out / "avatars-dit-pq-1bit"
+    card = (folder / "README.md").read_text()
+    assert "# avatars-dit-pq-1bit" in card
+    assert "DiceBear" in card and "Fashion" not in card
+    assert "range(15)" in card
+    assert read_config(folder).quantization.provenance["source"] == "avatars-dit"

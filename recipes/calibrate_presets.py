@@ -1,13 +1,13 @@
-"""Make the calibrated presets of ``fashion-dit`` that ship with dpqlab.
+"""Make the calibrated presets of a bundled model that ship with dpqlab.
 
-    python -m recipes.calibrate_fashion --out FOLDER [--presets best-1bit ...] [--steps 20000]
+    python -m recipes.calibrate_presets [--model avatars-dit] --out FOLDER [--presets best-1bit ...]
 
 Each preset is compressed as ``dpqlab compress`` does it, then calibrated with its own settings
-(``dpqlab.calibration.calibration_for``) on noisy Fashion-MNIST images. Writes
-``fashion-dit-PRESET/``, the recording ``runs/PRESET.npz`` (losses, block errors, codes changed, and
+(``dpqlab.calibration.calibration_for``) on noisy images of the model's data set. Writes
+``MODEL-PRESET/``, the recording ``runs/PRESET.npz`` (losses, block errors, codes changed, and
 what the student drew on the way), and appends the course to the benchmark record
-``calibration.jsonl``, all in FOLDER. An interrupted run goes on where it was. Presets take a few
-minutes each on one H100.
+``calibration.jsonl`` (``calibration-avatars.jsonl``), all in FOLDER. An interrupted run goes on
+where it was. Presets of ``fashion-dit`` take a few minutes each on one H100.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.record import append, commit_name, make_record
+import dpqlab
+from benchmarks.record import append, commit_name, make_record, suite_of
 from dpqlab.calibration import (
     CalibrationConfig,
     CalibrationData,
@@ -42,23 +44,23 @@ from dpqlab.diffusion import (
     resolve,
     sample_images,
 )
-from dpqlab.evaluation.fashion_mnist import DEFAULT_FOLDER, calibration_images
+from dpqlab.evaluation.bundled import DEFAULT_MODEL
+from dpqlab.evaluation.datasets import MODELS, calibration_images, dataset_of
 from dpqlab.nn import Compression, compress_, hold_decoded, preset
 
 PRESETS = ("vq-2bit", "vq-1bit", "dpq-2bit", "dpq-1bit", "best-2bit", "best-1.25bit", "best-1bit")
 STRIPS = 24  # moments at which the student draws
 STRIP_STEPS = 20
-TEACHER = "fashion-dit"
 
 CARD = """---
 library_name: diffusers
-license: mit
+license: {spdx}
 tags: [dpqlab, quantized]
 ---
 
-# fashion-dit-{name}
+# {model}-{name}
 
-`fashion-dit` at {bits:.3f} true bits per weight: {codecs}, calibrated.
+`{model}` at {bits:.3f} true bits per weight: {codecs}, calibrated.
 
 | what | value |
 |---|---|
@@ -72,24 +74,34 @@ tags: [dpqlab, quantized]
 | held-out error of the predicted noise | {before:.5f} to {after:.5f} |
 | held-out error of the block outputs, relative | {features_before:.4f} to {features:.4f} |
 
-Made by `recipes/calibrate_fashion.py` of dpqlab {version}: codewords, biases and, where the codec
+Made by `recipes/calibrate_presets.py` of dpqlab {version}: codewords, biases and, where the codec
 has them, row scales were trained. Its quality (FCD, fidelity) beside the other presets stands in
 dpqlab's README.
 
-Weights and training images: Fashion-MNIST, (c) 2017 Zalando SE, MIT licence. These weights: MIT.
+{licence}
 
     from dpqlab.diffusion import load_pipeline
-    images = load_pipeline("fashion-dit-{name}")(class_labels=range(10), seed=0).images
+    images = load_pipeline("{model}-{name}")(class_labels=range({classes}), seed=0).images
 """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A bundled model by name, its transformer on the device, and what its students learn from."""
+
+    model: str
+    teacher: Any
+    data: CalibrationData
+
+
 def calibrated(
-    name: str, teacher: Any, data: CalibrationData, config: CalibrationConfig, out: Path
+    name: str, subject: Subject, config: CalibrationConfig, out: Path
 ) -> tuple[Any, Compression, Recording]:
     """Compress a copy of the teacher and calibrate it, telling the course."""
+    teacher, data = subject.teacher, subject.data
     device = data.images.device
     # on the CPU, where k-means gives the same codes everywhere
-    student = load_pipeline(TEACHER).transformer
+    student = load_pipeline(subject.model).transformer
     compression = compress_(student, preset(name))
     student.to(device)
     records: list[CalibrationRecord] = []
@@ -127,44 +139,20 @@ def strip(student: Any) -> np.ndarray:
 def write(
     out: Path,
     name: str,
+    subject: Subject,
     made: tuple[Any, Compression, Recording],
     config: CalibrationConfig,
-    images: int,
 ) -> None:
     """Save the student with its card, and the recording of its calibration."""
-    import dpqlab
-
     student, compression, recording = made
-    records = recording.records
-    ledger = compression.ledger
-    best = min(records, key=lambda r: r.total)
+    records, images, model = recording.records, len(subject.data.images), subject.model
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-    card = CARD.format(
-        name=name,
-        codecs=", ".join(sorted({layer.codec for layer in compression.layers})),
-        bits=ledger.true_bits_per_weight,
-        stored=ledger.stored_bytes / 1e6,
-        fp32=ledger.fp32_bytes / 1e6,
-        steps=config.steps,
-        batch=config.batch,
-        images=images,
-        rate=config.learning_rate,
-        loss=loss_of(config),
-        moves=moves_of(config),
-        seconds=records[-1].seconds,
-        device=device,
-        before=records[0].output,
-        after=best.output,
-        features_before=records[0].features,
-        features=best.features,
-        version=dpqlab.__version__,
-    )
     scheduler: Any = make_scheduler("ddim")
     save_compressed(
         student,
-        out / f"{TEACHER}-{name}",
+        out / f"{model}-{name}",
         scheduler_config=json.loads(scheduler.to_json_string()),
-        provenance=origin_of(TEACHER, resolve(TEACHER))
+        provenance=origin_of(model, resolve(model))
         | {
             "preset": name,
             "commit": commit_name(),
@@ -177,7 +165,7 @@ def write(
             "calibration_device": device,
             "calibration_seconds": round(records[-1].seconds, 1),
         },
-        card=card,
+        card=card_of(name, subject, compression, recording, config),
         overwrite=True,
     )
     (out / "runs").mkdir(exist_ok=True)
@@ -185,10 +173,10 @@ def write(
     (out / f"{name}.progress").unlink(missing_ok=True)
     append(
         make_record(
-            "calibration",
+            suite_of(model, "calibration"),
             name,
             "held_out_loss",
-            best.total,
+            min(record.total for record in records),
             "loss",
             higher_is_better=False,
             details=config.to_dict()
@@ -199,12 +187,51 @@ def write(
     )
 
 
+def card_of(
+    name: str,
+    subject: Subject,
+    compression: Compression,
+    recording: Recording,
+    config: CalibrationConfig,
+) -> str:
+    """Say what a student is, how it was made, and whose the images are."""
+    dataset, records = dataset_of(subject.model), recording.records
+    ledger = compression.ledger
+    best = min(records, key=lambda r: r.total)
+    rights = f"Weights and training images: {dataset.licence}. These weights: MIT."
+    return CARD.format(
+        name=name,
+        model=subject.model,
+        spdx=dataset.spdx,
+        classes=len(dataset.classes),
+        licence=textwrap.fill(rights, width=100),
+        codecs=", ".join(sorted({layer.codec for layer in compression.layers})),
+        bits=ledger.true_bits_per_weight,
+        stored=ledger.stored_bytes / 1e6,
+        fp32=ledger.fp32_bytes / 1e6,
+        steps=config.steps,
+        batch=config.batch,
+        images=len(subject.data.images),
+        rate=config.learning_rate,
+        loss=loss_of(config),
+        moves=moves_of(config),
+        seconds=records[-1].seconds,
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU",
+        before=records[0].output,
+        after=best.output,
+        features_before=records[0].features,
+        features=best.features,
+        version=dpqlab.__version__,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe."""
     parser = argparse.ArgumentParser(
-        prog="recipes.calibrate_fashion", description="Make the calibrated presets."
+        prog="recipes.calibrate_presets", description="Make the calibrated presets."
     )
-    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="the four idx.gz files")
+    parser.add_argument("--model", default=DEFAULT_MODEL, choices=MODELS)
+    parser.add_argument("--data", type=Path, help="the four idx.gz files of its data set")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
     parser.add_argument("--steps", type=int, default=20_000)
@@ -216,8 +243,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
-    data = calibration_images(args.data, device, args.images)
-    teacher = load_pipeline(TEACHER, device=device).transformer.requires_grad_(False)
+    subject = Subject(
+        model=args.model,
+        teacher=load_pipeline(args.model, device=device).transformer.requires_grad_(False),
+        data=calibration_images(args.model, args.data, device, args.images),
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.presets:
         started = time.perf_counter()
@@ -227,8 +257,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             every=args.every,
             holdout=args.holdout,
         )
-        made = calibrated(name, teacher, data, config, args.out)
-        write(args.out, name, made, config, len(data.images))
+        made = calibrated(name, subject, config, args.out)
+        write(args.out, name, subject, made, config)
         print(f"{name} done in {time.perf_counter() - started:.0f} s", flush=True)
 
 

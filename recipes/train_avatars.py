@@ -1,0 +1,21 @@
+"""Train ``avatars-dit``, the bundled full-precision teacher that draws in colour.
+
+python -m recipes.train_avatars --data FOLDER --out FOLDER [--seconds 900]
+
+``recipes/make_avatars.py`` draws the data.
+"""
+
+from __future__ import annotations
+
+from dpqlab.diffusion.dit import AVATARS_DIT
+from recipes.training import Recipe, TrainConfig, main
+
+# 256 tokens an image, five times those of fashion-dit: fewer images make as much work
+RECIPE = Recipe(
+    model="avatars-dit",
+    geometry=AVATARS_DIT,
+    config=TrainConfig(batch=256, learning_rate=5e-4),
+)
+
+if __name__ == "__main__":
+    main(RECIPE)
