@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpqlab.diffusion.models import load_pipeline
+from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.evaluation.fashion_mnist import read_split
 from dpqlab.nn.embedder import tied_groups
 from recipes.training import (
+    MOST_WEIGHT,
     Recipe,
     TrainConfig,
     Training,
@@ -77,6 +79,17 @@ def test_the_loss_falls_from_one(arrays):
     assert sum(record.loss for record in records[-10:]) / 10 < 0.7
     assert records[-1].learning_rate < records[10].learning_rate
     assert records[10].remaining > records[-1].remaining == 0
+
+
+def test_much_noise_weighs_more_where_it_is_asked_for(arrays):
+    """The first loss is the mean weight: the model predicts nothing of noise of variance 1."""
+    images, labels = arrays
+    scheduler: Any = make_scheduler("ddim")
+    alphas = scheduler.alphas_cumprod.double()
+    config = TrainConfig(steps=1, batch=200, noise_power=0.5)
+    (record,) = train(Training(config, GEOMETRY, CPU), images, labels, every=1)
+    expected = (alphas**-0.5).clamp(max=MOST_WEIGHT).mean().item()
+    assert record.loss == pytest.approx(expected, rel=0.02)
 
 
 def test_the_running_mean_follows_the_model(arrays):
