@@ -11,9 +11,11 @@ STAMP := $(VENV)/dpqlab-setup.json
 SETUP := $(PYTHON) tools/setup.py --venv $(VENV) $(if $(TORCH),--torch $(TORCH))
 # what two cores measure in minutes; `fashion` and `samplers` want a GPU, `copying` the data
 SUITES ?= kmeans codecs demo
+# arguments of `dpqlab app`
+APP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-slow test-notebooks test-browser check notebooks gallery \
+.PHONY: help setup demo app lab test test-slow test-notebooks test-browser check notebooks gallery \
   wheelhouse bench fmt lock clean
 
 help: ## this list
@@ -28,6 +30,9 @@ $(STAMP): pyproject.toml requirements.lock tools/setup.py
 
 demo: $(STAMP) ## compress the bundled model and show the result
 	@$(BIN)/dpqlab demo
+
+app: $(STAMP) ## open the app in a browser (APP="--port 8000 FOLDER" and the like go to it)
+	@$(BIN)/dpqlab app $(APP)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(BIN)/python -m tools.lab

@@ -101,7 +101,9 @@ def plan_of(row: str) -> Plan:
 
 def _told(row: str, record: Any) -> dict[str, Any]:
     values: dict[str, Any] = dataclasses.asdict(record)
-    shown = (f"{key} {value:.4g}" for key, value in values.items() if isinstance(value, int | float))
+    shown = (
+        f"{key} {value:.4g}" for key, value in values.items() if isinstance(value, int | float)
+    )
     print(f"{row}  {'  '.join(shown)}", flush=True)
     return values
 

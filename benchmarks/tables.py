@@ -46,6 +46,21 @@ def measurement_table(suite: str, folder: Path = record.RESULTS) -> str:
     return table(header, rows, found)
 
 
+def app_table(folder: Path = record.RESULTS) -> str:
+    """What was aimed at in the app and what was measured."""
+    found = [r for r in record.latest("app", folder).values() if r["goal"] is not None]
+    rows = [
+        (
+            measured["row"],
+            measured["metric"].replace("_seconds", "").replace("_", " "),
+            quantity(measured["value"], measured["unit"]),
+            f"at most {quantity(measured['goal'], measured['unit'])}",
+        )
+        for measured in found
+    ]
+    return table(("what", "measure", "value", "goal"), rows, found, words=2)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "fashion": quality.fashion_table,
     "avatars": quality.avatars_table,
@@ -55,6 +70,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "rivals": quality.rivals_table,
     "kmeans": kmeans_table,
     "speed": speed_table,
+    "app": app_table,
 }
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "trace": "record where a compressed model leaves its teacher, block by block, step by step",
     "evaluate": "measure how good and how true to its teacher a model is",
     "bench": "measure kernels, sampling or k-means on this machine, beside their rivals",
+    "app": "open a page on which full precision and one bit draw side by side",
     "demo": "compress the bundled model now and write a report to look at",
     "doctor": "say what this machine can do, and what is missing",
 }
@@ -41,6 +42,8 @@ EXTRAS = {
     "diffusers": "diffusers",
     "accelerate": "diffusers",
     "PIL": "diffusers",
+    "gradio": "app",
+    "dpqlab_app": "app",
 }
 """The extra of the package that installs a module."""
 

@@ -22,7 +22,10 @@ LOCK_TEXT = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 # Where the name to import differs from the name to install.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "faiss": "faiss-cpu"}
 # Dependencies of declared packages, used only beside them.
-THROUGH = {"pillow": "diffusers", "triton": "torch", "llvmlite": "numba", "packaging": "pytest"}
+THROUGH = {
+    "pillow": "diffusers", "triton": "torch", "llvmlite": "numba", "packaging": "pytest",
+    "fastapi": "gradio", "uvicorn": "gradio",
+}  # fmt: skip
 
 
 def locked() -> dict[str, str]:
@@ -109,21 +112,21 @@ def test_pre_commit_uses_the_locked_ruff():
 def test_every_import_of_the_package_is_declared():
     declared = {lock.name_of(r) for r in PYPROJECT["project"]["dependencies"]}
     declared |= {lock.name_of(r) for extra in EXTRAS.values() for r in extra}
-    for path in (ROOT / "dpqlab").rglob("*.py"):
+    for path in [*(ROOT / "dpqlab").rglob("*.py"), *(ROOT / "apps").rglob("*.py")]:
         for name in imported_packages(path):
             name = lock.name_of(DISTRIBUTIONS.get(name, name))
             assert THROUGH.get(name, name) in declared, f"{path.name} imports {name}"
 
 
 def imported_packages(path: Path) -> set[str]:
-    """Top-level names outside the standard library and dpqlab that the file imports."""
+    """Top-level names outside the standard library and our own packages that the file imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
-    return names - sys.stdlib_module_names - {"dpqlab"}
+    return names - sys.stdlib_module_names - {"dpqlab", "dpqlab_app"}
 
 
 # --- setting up ---------------------------------------------------------------------------------

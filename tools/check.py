@@ -14,7 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # import-linter has a command but no __main__.
-LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+LINT_IMPORTS = (
+    "import sys; sys.path.insert(0, 'apps'); "
+    "from importlinter.cli import lint_imports_command; lint_imports_command()"
+)
 CHECKS: dict[str, tuple[str, list[str]]] = {
     "format": ("ruff format: layout of code and notebooks", ["-m", "ruff", "format", "--check"]),
     "lint": ("ruff: likely mistakes and style", ["-m", "ruff", "check"]),

@@ -1,4 +1,4 @@
-"""Collect all that a room of machines needs to run the notebooks without internet.
+"""Collect all that a room of machines needs to run notebooks and app without internet.
 
 ``make wheelhouse`` fills ``out/wheelhouse``: the pinned packages of requirements.lock (checked by
 hash), torch, dpqlab itself with its models, the notebooks, and a README with the one command that
@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tools.setup import LOCK, ROOT, TORCH_CPU_INDEX
 
-EXTRAS = ("cli", "fast", "diffusers", "lab")
-"""What the notebooks need of dpqlab's extras."""
+EXTRAS = ("cli", "fast", "diffusers", "lab", "app")
+"""What the notebooks and the app need of dpqlab's extras."""
 KEPT = ("notebooks", "tools/lab.py", "LICENSE")
 README = """\
 # dpqlab for a room without internet
@@ -34,7 +34,11 @@ on the machine.) Then
 
     python tools/lab.py
 
-opens the tour of the notebooks in JupyterLab. {count} wheels, {size:.0f} MB.
+opens the tour of the notebooks in JupyterLab, and
+
+    python -m dpqlab app
+
+the app. {count} wheels, {size:.0f} MB.
 """
 
 

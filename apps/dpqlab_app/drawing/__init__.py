@@ -1,0 +1,1 @@
+"""What is drawn and with what: settings, models and versions, the engine; knows no Gradio."""

@@ -1,0 +1,1 @@
+"""What a visitor sees: four tabs, their pictures and words, and what their buttons do."""
