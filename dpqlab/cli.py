@@ -22,6 +22,7 @@ from dpqlab.errors import ConfigError, DPQError
 COMMANDS = {
     "models": "list the models that are bundled",
     "compress": "compress a model with a preset or a codec of your own",
+    "plan": "say what a preset would store of a model, without reading its weights",
     "prune": "show what fewer codewords save and cost, and keep as many as a budget allows",
     "calibrate": "train a compressed model until it does what its teacher does",
     "ablate": "run rows of the ablation: which part of the method earns what",

@@ -92,18 +92,31 @@ def validate(model: nn.Module, plan: Plan, targets: list[Target], moments: Momen
             f"plan {plan.name!r} matches no nn.Linear of {type(model).__name__}: check its patterns"
         )
     _validate_sharing(model, targets)
+    validate_shapes(targets)
     for target in targets:
         _validate_layer(target, plan)
     compressed = {id(p) for target in targets for p in target.linear.parameters()}
     for name, tensor in kept_tensors(model):
         if id(tensor) not in compressed and tensor.is_floating_point():
             _validate_values(name, tensor, plan.rest_dtype)
-    _validate_pools(targets)
     _validate_moments(model, plan, targets, moments)
 
 
+def validate_shapes(targets: list[Target]) -> None:
+    """Raise :class:`ConfigError` for a codec that does not fit a layer's shape; needs no values."""
+    for target in targets:
+        linear, codec = target.linear, target.codec
+        size = codec.d if isinstance(codec, CodebookCodec) else codec.group_size
+        if size > linear.in_features:
+            raise ConfigError(
+                f"{target.name} has {linear.in_features} inputs, fewer than the {size} values that "
+                f"{codec.describe()} codes together: keep the layer, or use a smaller codec for it"
+            )
+    _validate_pools(targets)
+
+
 def _validate_layer(target: Target, plan: Plan) -> None:
-    linear, codec = target.linear, target.codec
+    linear = target.linear
     if "" in target.names:
         raise ConfigError(
             "the model is itself a Linear, which cannot be replaced: wrap it in a module"
@@ -118,12 +131,6 @@ def _validate_layer(target: Target, plan: Plan) -> None:
         raise ConfigError(
             f"{target.name} has a weight of {linear.weight.dtype}, shape "
             f"{tuple(linear.weight.shape)}: expected floats, at least one"
-        )
-    size = codec.d if isinstance(codec, CodebookCodec) else codec.group_size
-    if size > linear.in_features:
-        raise ConfigError(
-            f"{target.name} has {linear.in_features} inputs, fewer than the {size} values that "
-            f"{codec.describe()} codes together: keep the layer, or use a smaller codec for it"
         )
     # codewords and scales are float16, whatever the dtype of the weight
     _validate_values(f"{target.name}.weight", linear.weight, "float16")
