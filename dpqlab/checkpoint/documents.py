@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 from dpqlab.errors import CheckpointError
@@ -13,6 +14,9 @@ from dpqlab.errors import CheckpointError
 MAX_INTEGER = 2**53
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 MAX_NAME = 200
+MAX_PARTS = 200_000
+"""Most lists and objects of one document of a folder: 10,000 layers have fewer."""
+MAX_ITEMS = 500_000
 
 Json = Any
 """What ``json.loads`` returns; every use checks what it really is."""
@@ -58,6 +62,30 @@ def parse_json(data: bytes, what: str, *, bits: int = 53) -> Json:
         raise CheckpointError(
             f"{what} is not valid JSON: {shown(error)}; the file is damaged or foreign"
         ) from None
+
+
+def check_extent(data: bytes, what: str) -> None:
+    """Refuse JSON of more parts than any folder has, before they become objects in memory.
+
+    8 MB of ``[[],[],...`` are small to read, and hundreds of MB once parsed.
+    """
+    parts, items = data.count(b"[") + data.count(b"{"), data.count(b",")
+    if parts > MAX_PARTS or items > MAX_ITEMS:
+        raise CheckpointError(
+            f"{what} has {parts} lists and objects and {items} commas: expected at most "
+            f"{MAX_PARTS} and {MAX_ITEMS}"
+        )
+
+
+@contextmanager
+def naming(path: str, *others: str) -> Generator[None]:
+    """Let a :class:`CheckpointError` from within name the file ``path``, or one of ``others``."""
+    try:
+        yield
+    except CheckpointError as error:
+        if any(name in str(error) for name in (path, *others)):
+            raise
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def dump_json(value: Json) -> bytes:

@@ -164,7 +164,8 @@ def _plain_size(file: Path, path: str) -> int:
 def _check_shards(shards: list[str], indexed: bool) -> None:
     expected = shard_names(len(shards)) if shards else ()
     if not shards or sorted(shards) != sorted(expected) or indexed != (len(shards) > 1):
+        first = min(shards, default=SINGLE_SHARD)
         raise CheckpointError(
-            f"the {len(shards)} weight files are not one complete set: a shard or the index is "
-            "missing, or one is too many"
+            f"the {len(shards)} weight files ({first} ...) are not one complete set: a shard or "
+            "the index is missing, or one is too many"
         )

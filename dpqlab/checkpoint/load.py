@@ -7,6 +7,7 @@ of every byte; only then are tensors read, and their values checked.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dpqlab.checkpoint.documents import Json, as_object, parse_json
+from dpqlab.checkpoint.documents import Json, as_object, check_extent, naming, parse_json
 from dpqlab.checkpoint.layout import (
     CONFIG,
+    MANIFEST,
     MODEL_INDEX,
     SCHEDULER,
     SHARD_INDEX,
@@ -34,6 +36,7 @@ from dpqlab.checkpoint.model_config import (
     check_model_config,
     check_model_index,
     check_scheduler_config,
+    model_config_of,
     position_table,
 )
 from dpqlab.checkpoint.schema import (
@@ -42,7 +45,7 @@ from dpqlab.checkpoint.schema import (
     QuantizationConfig,
     TensorSpec,
 )
-from dpqlab.checkpoint.shards import check_headers, check_loaded, read_shard
+from dpqlab.checkpoint.shards import check_headers, check_loaded, read_shard, spec_of
 from dpqlab.checkpoint.values import base_of, check_values, table_of
 from dpqlab.core import ScalarCodec
 from dpqlab.errors import CheckpointError, ConfigError
@@ -102,15 +105,62 @@ def load_compressed(
     tensors: dict[str, Tensor] = {}
     for path in _shards(records):
         tensors |= read_shard(folder, path, records[path] if verify else None)
-    check_loaded(tensors, expected)
-    check_values(config.quantization, tensors)
-    _install(model, config.quantization, tensors, dtype)
+    with naming(*_weight_files(records)):
+        check_loaded(tensors, expected)
+        check_values(config.quantization, tensors)
+        _install(model, config.quantization, tensors, dtype)
     _restore_position_table(model, config.model, dtype)
     homeless = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     assert not homeless, homeless
     rest, bias = config.quantization.rest_dtype, config.quantization.bias_dtype
     set_storage_(model, Storage(rest_dtype=rest, bias_dtype=bias))
     return model.to(device)
+
+
+def fill_(
+    model: nn.Module,
+    quantization: QuantizationConfig,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """Give a full-precision model, built but not filled, the layers and values that were stored.
+
+    For loaders that build the model and read its files themselves; :func:`load_compressed` does all
+    of it. Everything is checked first, and the model is unchanged if a check fails.
+
+    Parameters
+    ----------
+    model
+        diffusers' ``DiTTransformer2DModel``, its parameters on the meta device or anywhere.
+    quantization
+        Of its folder.
+    tensors
+        All that its weight files hold, by name.
+    dtype
+        As in :func:`load_compressed`.
+
+    Raises
+    ------
+    CheckpointError
+        If the model, the config and the tensors do not belong together.
+    """
+    config = model_config_of(model)
+    skeleton = build_skeleton(config)
+    _tie(skeleton, quantization)
+    expected = _expected(skeleton, quantization)
+    found = {name: spec_of(tensor) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"tensor {name!r}: the files hold {found.get(name) or 'none'}, the config asks for "
+                f"{expected.get(name) or 'none'}"
+            )
+    check_values(quantization, tensors)
+    _tie(model, quantization)
+    _install(model, quantization, tensors, dtype)
+    _restore_position_table(model, config, dtype)
+    rest, bias = quantization.rest_dtype, quantization.bias_dtype
+    set_storage_(model, Storage(rest_dtype=rest, bias_dtype=bias))
 
 
 def inspect_folder(
@@ -127,11 +177,13 @@ def inspect_folder(
     records = check_listing(folder)
     read = _Reader(folder, records if verify else {})
     config = _documents(read)
-    skeleton = build_skeleton(config.model)
-    _tie(skeleton, config.quantization)
-    expected = _expected(skeleton, config.quantization)
+    with naming(CONFIG):
+        skeleton = build_skeleton(config.model)
+        _tie(skeleton, config.quantization)
+        expected = _expected(skeleton, config.quantization)
     index = read(SHARD_INDEX) if SHARD_INDEX in records else None
-    check_headers(folder, _shards(records), expected, index)
+    with naming(*_weight_files(records)):
+        check_headers(folder, _shards(records), expected, index)
     if verify:
         check_hashes(folder, records)
     return config, skeleton, expected, records
@@ -144,7 +196,12 @@ def read_config(folder: str | Path) -> FolderConfig:
 
 
 def is_compressed(folder: str | Path) -> bool:
-    """Say whether a folder claims to hold a model that dpqlab compressed; never raises."""
+    """Say whether a folder claims to hold a model that dpqlab compressed; never raises.
+
+    A manifest is such a claim: a folder with a damaged config beside it is still read strictly.
+    """
+    if os.path.lexists(Path(folder) / MANIFEST):
+        return True
     try:
         value = parse_json(read_bytes(Path(folder), CONFIG), CONFIG)
         return value["quantization_config"]["quant_method"] == QUANT_METHOD
@@ -163,23 +220,33 @@ class _Reader:
         data = read_bytes(self.folder, path)
         if path in self.records:
             check_hash(path, sha256_of(data), self.records[path])
+        check_extent(data, path)
         return data
 
 
 def _documents(read: _Reader) -> FolderConfig:
-    scheduler = check_scheduler_config(parse_json(read(SCHEDULER), SCHEDULER))
-    check_model_index(parse_json(read(MODEL_INDEX), MODEL_INDEX), scheduler["_class_name"])
-    model = as_object(parse_json(read(CONFIG), CONFIG))
-    if model is None or "quantization_config" not in model:
-        raise CheckpointError(f"{CONFIG} has no quantization_config: it is no compressed model")
-    quantization = QuantizationConfig.from_dict(model.pop("quantization_config"))
-    return FolderConfig(
-        model=check_model_config(model), quantization=quantization, scheduler=scheduler
-    )
+    with naming(SCHEDULER):
+        scheduler = check_scheduler_config(parse_json(read(SCHEDULER), SCHEDULER))
+    with naming(MODEL_INDEX):
+        check_model_index(parse_json(read(MODEL_INDEX), MODEL_INDEX), scheduler["_class_name"])
+    with naming(CONFIG):
+        model = as_object(parse_json(read(CONFIG), CONFIG))
+        if model is None or "quantization_config" not in model:
+            raise CheckpointError(f"{CONFIG} has no quantization_config: it is no compressed model")
+        quantization = QuantizationConfig.from_dict(model.pop("quantization_config"))
+        return FolderConfig(
+            model=check_model_config(model), quantization=quantization, scheduler=scheduler
+        )
 
 
 def _shards(records: Mapping[str, FileRecord]) -> list[str]:
     return [path for path in records if path.endswith(".safetensors")]
+
+
+def _weight_files(records: Mapping[str, FileRecord]) -> list[str]:
+    """Return the files of the weights, first the one to name when none is to blame alone."""
+    shards = _shards(records)
+    return [SHARD_INDEX, *shards] if SHARD_INDEX in records else shards
 
 
 def _tie(skeleton: nn.Module, config: QuantizationConfig) -> None:

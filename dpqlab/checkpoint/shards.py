@@ -14,7 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dpqlab.checkpoint.documents import Json, as_object, closed, dump_json, parse_json, shown
+from dpqlab.checkpoint.documents import (
+    Json,
+    as_object,
+    check_extent,
+    closed,
+    dump_json,
+    parse_json,
+    shown,
+)
 from dpqlab.checkpoint.layout import (
     SHARD_INDEX,
     opened,
@@ -114,9 +122,9 @@ def read_header(folder: Path, path: str) -> dict[str, TensorSpec]:
                 f"{path} claims a header of {length} bytes: the file has {size}, "
                 f"and at most {MAX_HEADER} are read"
             )
-        header = as_object(
-            parse_json(read_exactly(descriptor, length, path), f"the header of {path}")
-        )
+        data = read_exactly(descriptor, length, path)
+    check_extent(data, f"the header of {path}")
+    header = as_object(parse_json(data, f"the header of {path}"))
     if header is None or header.pop("__metadata__", None) != _METADATA:
         raise CheckpointError(f"the header of {path} lacks the metadata {_METADATA}")
     specs: dict[str, TensorSpec] = {}
@@ -178,12 +186,13 @@ def _entry(value: Json, what: str) -> tuple[TensorSpec, tuple[int, int]]:
 
 def check_loaded(tensors: Mapping[str, Tensor], expected: Mapping[str, TensorSpec]) -> None:
     """Check what the reference parser read against what the headers said a moment before."""
-    found = {
-        name: TensorSpec(dtype=_NAMES.get(tensor.dtype, ""), shape=tuple(tensor.shape))
-        for name, tensor in tensors.items()
-    }
-    if found != expected:
+    if {name: spec_of(tensor) for name, tensor in tensors.items()} != expected:
         raise CheckpointError("the weight files changed while they were read: try again")
+
+
+def spec_of(tensor: Tensor) -> TensorSpec:
+    """Return what a header would say of a tensor; the dtype is empty if it is never stored."""
+    return TensorSpec(dtype=_NAMES.get(tensor.dtype, ""), shape=tuple(tensor.shape))
 
 
 def _total(expected: Mapping[str, TensorSpec]) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,7 +33,8 @@ def test_plain_progress_says_how_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter([0.0, 1.0, 30.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
+    # the module's name only: others need the time too
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(now)))
     with Terminal().progress("Sampling", 4) as meter:
         meter.advance(1, "a")
         meter.advance(1, "b")
