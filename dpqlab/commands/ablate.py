@@ -13,13 +13,14 @@ from dpqlab.calibration.ablation import AblationRow, ablation_row, ablation_rows
 from dpqlab.checkpoint import is_compressed
 from dpqlab.commands.ablation_bench import Bench, RowResult
 from dpqlab.commands.calibration_data import add_data_arguments, check_data
-from dpqlab.commands.drawing import add_device_argument, device_of
+from dpqlab.commands.drawing import add_device_argument
 from dpqlab.commands.terminal import Terminal, add_json_argument
 from dpqlab.diffusion.models import resolve
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.bundled import DEFAULT_MODEL
 from dpqlab.evaluation.config import QUICK_IMAGES, QUICK_STEPS, EvaluationConfig
+from dpqlab.kernels.devices import device_of
 from dpqlab.report import clock
 
 STEPS = 2500

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dpqlab.commands.drawing import add_device_argument, device_of
+from dpqlab.commands.drawing import add_device_argument
 from dpqlab.commands.terminal import Terminal, add_json_argument
+from dpqlab.kernels.devices import device_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

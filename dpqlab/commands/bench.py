@@ -15,10 +15,11 @@ from rich.table import Table
 
 from dpqlab import __version__
 from dpqlab.checkpoint import is_compressed
-from dpqlab.commands.drawing import add_device_argument, device_of
+from dpqlab.commands.drawing import add_device_argument
 from dpqlab.commands.terminal import Terminal, megabytes
 from dpqlab.diffusion.models import resolve
 from dpqlab.errors import BackendError, ConfigError
+from dpqlab.kernels.devices import device_of
 from dpqlab.speed.rows import Result
 from dpqlab.speed.suites import CPU_MODEL, Options, Piece, Suite, pieces_of
 

@@ -19,12 +19,13 @@ from dpqlab.commands.calibrating import (
 )
 from dpqlab.commands.calibration_data import Data, add_data_arguments, check_data, data_of
 from dpqlab.commands.card import loss_of, moves_of
-from dpqlab.commands.drawing import add_device_argument, device_of
+from dpqlab.commands.drawing import add_device_argument
 from dpqlab.commands.overrides import add_preset_argument, require_codebooks
 from dpqlab.commands.students import Pair, pair_of
 from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
 from dpqlab.diffusion.models import resolve
 from dpqlab.errors import ConfigError, DPQError
+from dpqlab.kernels.devices import device_of
 from dpqlab.nn.presets import preset
 from dpqlab.report import clock
 

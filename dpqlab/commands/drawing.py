@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dpqlab.commands.terminal import Meter
 from dpqlab.diffusion.sampling import SampleRequest, sample_steps, to_uint8
-from dpqlab.errors import BackendError
 from dpqlab.nn.linear import hold_decoded
 
 BATCH = 50  # images in flight; more gains nothing on a CPU
@@ -25,27 +24,6 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="cpu, cuda, cuda:1, ... or auto: a GPU if there is one (default: auto)",
     )
-
-
-def device_of(name: str) -> torch.device:
-    """Turn ``--device`` into a device that is there.
-
-    Raises
-    ------
-    BackendError
-        If it is not.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BackendError(
-            f"device {name!r} cannot be used ({reason}); `dpqlab doctor` lists what can"
-        ) from error
-    return device
 
 
 def batches(count: int, batch: int = BATCH) -> int:

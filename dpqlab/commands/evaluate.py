@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from dpqlab.commands.drawing import BATCH, add_device_argument, device_of, draw
+from dpqlab.commands.drawing import BATCH, add_device_argument, draw
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Meter, Terminal, add_json_argument
 from dpqlab.diffusion.sampling import SampleRequest
@@ -26,6 +26,7 @@ from dpqlab.evaluation.evaluator import (
     evaluate_steps,
     last_of,
 )
+from dpqlab.kernels.devices import device_of
 
 SCHEDULER = "ddim"
 OWN_TEACHER = "auto"

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from dpqlab.commands.classes import parse_classes
-from dpqlab.commands.drawing import add_device_argument, batches, device_of, draw
+from dpqlab.commands.drawing import add_device_argument, batches, draw
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal, add_json_argument
 from dpqlab.diffusion.classes import class_names_of
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import SCHEDULERS, make_scheduler
 from dpqlab.errors import ConfigError
+from dpqlab.kernels.devices import device_of
 from dpqlab.report import clock
 from dpqlab.viz.images import sheet
 

@@ -9,13 +9,14 @@ import torch
 from rich.table import Table
 
 from dpqlab.commands.classes import parse_classes
-from dpqlab.commands.drawing import add_device_argument, device_of
+from dpqlab.commands.drawing import add_device_argument
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal, add_json_argument
 from dpqlab.diffusion.classes import class_names_of
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import SCHEDULERS, make_scheduler
 from dpqlab.errors import ConfigError
+from dpqlab.kernels.devices import device_of
 from dpqlab.report import clock
 from dpqlab.tracing import (
     MEASURES,

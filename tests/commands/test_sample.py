@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from dpqlab.cli import main
-from dpqlab.commands.drawing import batches, device_of, draw
+from dpqlab.commands.drawing import batches, draw
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.sampling import SampleRequest, sample_images
 from dpqlab.errors import BackendError
+from dpqlab.kernels.devices import device_of
 
 
 def test_sheet_of_several_models(

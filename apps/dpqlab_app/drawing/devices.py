@@ -6,32 +6,9 @@ import os
 
 import torch
 
-from dpqlab.errors import BackendError
-
 SMALL_DEVICE = 8 << 30
 """Bytes of memory below which a device holds one model with its versions at a time."""
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device of a name; ``"auto"`` is a GPU where there is one.
-
-    Raises
-    ------
-    BackendError
-        If it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BackendError(
-            f"device {name!r} cannot be used ({reason}); `dpqlab doctor` lists what can"
-        ) from error
-    return device
 
 
 def memory_of(device: torch.device) -> int:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dpqlab.errors import ConfigError
+from dpqlab.kernels.devices import device_of
 from dpqlab_app.drawing.catalogue import Catalogue, Model
-from dpqlab_app.drawing.devices import device_line, device_of, in_words
+from dpqlab_app.drawing.devices import device_line, in_words
 from dpqlab_app.drawing.frames import (
     Frame,
     MemoryShortError,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dpqlab.errors import BackendError
-from dpqlab_app.drawing.devices import device_line, device_of, in_words, memory_of
+from dpqlab.kernels.devices import device_of
+from dpqlab_app.drawing.devices import device_line, in_words, memory_of
 
 CPU = torch.device("cpu")
 
