@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from dpqlab.diffusion.classes import AVATARS, FASHION, KnownClasses
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation import avatars, fashion_mnist
-from dpqlab.evaluation.idx import IdxLayout, Split
+from dpqlab.evaluation.idx import IdxLayout, Split, read_labelled
 
 Folder = str | os.PathLike[str] | None
 
@@ -31,8 +30,6 @@ class Dataset:
         The model's name, the images' channels and side, and the names of the classes.
     layout
         The files.
-    read_split
-        ``(folder, split) -> images uint8 (N, C, side, side), labels int64 (N,)``.
     default_folder
         Where the files are if nobody says otherwise.
     licence
@@ -43,7 +40,6 @@ class Dataset:
 
     known: KnownClasses
     layout: IdxLayout
-    read_split: Callable[[Folder, Split], tuple[np.ndarray, np.ndarray]]
     default_folder: Path
     licence: str
     spdx: str = "mit"
@@ -79,8 +75,21 @@ class Dataset:
         return (root / self.layout.images_file("train")).is_file()
 
     def read(self, folder: Folder, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """Read one split from a folder (None: the default one)."""
-        return self.read_split(self.default_folder if folder is None else folder, split)
+        """Read one split from a folder (None: the default one).
+
+        Returns
+        -------
+        images : uint8 array (N, C, side, side)
+        labels : int64 array (N,)
+
+        Raises
+        ------
+        ConfigError
+            A file is missing, or the split is unknown.
+        CheckpointError
+            A file is damaged, or is not what its name says.
+        """
+        return read_labelled(self.layout, self.default_folder if folder is None else folder, split)
 
     def fits(self, config: Any) -> bool:
         """Whether a model of this config may draw such images."""
@@ -92,14 +101,12 @@ DATASETS = (
     Dataset(
         known=FASHION,
         layout=fashion_mnist.LAYOUT,
-        read_split=fashion_mnist.read_split,
         default_folder=fashion_mnist.DEFAULT_FOLDER,
         licence="Fashion-MNIST, (c) 2017 Zalando SE, MIT licence",
     ),
     Dataset(
         known=AVATARS,
         layout=avatars.LAYOUT,
-        read_split=avatars.read_split,
         default_folder=avatars.DEFAULT_FOLDER,
         licence="avatars drawn with DiceBear (MIT licence), rendered to pixels, in styles of their "
         "designers under CC0 1.0 or CC BY 4.0, all named in the card of avatars-dit",

@@ -7,13 +7,10 @@ on Debian and Ubuntu the package ``dataset-fashion-mnist`` puts the files into
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numpy as np
-
 from dpqlab.diffusion.classes import FASHION
-from dpqlab.evaluation.idx import IdxLayout, Split, read_labelled
+from dpqlab.evaluation.idx import IdxLayout
 
 DEFAULT_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = FASHION.names
@@ -27,31 +24,3 @@ LAYOUT = IdxLayout(
     f"{DEFAULT_FOLDER}, or name the folder that holds the four *-ubyte.gz files.",
     prefixes={"train": "train", "test": "t10k"},
 )
-
-
-def read_split(
-    folder: str | os.PathLike[str] | None, split: Split
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read one split.
-
-    Parameters
-    ----------
-    folder
-        Where the ``*-ubyte.gz`` files are; None is :data:`DEFAULT_FOLDER`.
-    split
-        ``"train"`` or ``"test"``.
-
-    Returns
-    -------
-    images : uint8 array (N, 1, 28, 28)
-    labels : int64 array (N,)
-
-    Raises
-    ------
-    ConfigError
-        A file is missing, or the split is unknown.
-    CheckpointError
-        A file is damaged, or is not what its name says.
-    """
-    images, labels = read_labelled(LAYOUT, DEFAULT_FOLDER if folder is None else folder, split)
-    return images[:, None], labels

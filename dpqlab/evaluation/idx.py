@@ -34,7 +34,7 @@ class IdxLayout:
     title
         What the data set is called in messages.
     item
-        The shape of an image in the file.
+        The shape of an image in the file: (H, W), or (H, W, C).
     classes
         The number of classes.
     most_images
@@ -68,7 +68,8 @@ def read_labelled(
 
     Returns
     -------
-    images : uint8 array (N, *layout.item), read-only
+    images : uint8 array (N, C, H, W)
+        The files keep channels last, or have none; they come first here.
     labels : int64 array (N,)
 
     Raises
@@ -97,6 +98,8 @@ def read_labelled(
         raise CheckpointError(
             f"The {split} labels in {root} reach {labels.max()}; expected 0..{layout.classes - 1}."
         )
+    grey = len(layout.item) == 2
+    images = images[:, None] if grey else np.ascontiguousarray(np.moveaxis(images, -1, 1))
     return images, labels.astype(np.int64)
 
 

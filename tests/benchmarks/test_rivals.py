@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -284,6 +285,18 @@ def test_without_sdnq_its_rows_say_what_to_install(teacher, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_record_that_holds_more_than_numbers_is_told_and_kept(capsys):
+    """A calibration's records hold the error of every block: they once ended the run."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Told:
+        step: int
+        blocks: tuple[float, ...]
+
+    assert rivals._told("row", Told(3, (0.5, 0.25))) == {"step": 3, "blocks": (0.5, 0.25)}
+    assert capsys.readouterr().out == "row  step 3\n"
+
+
 def test_scalar_codebooks_are_near_the_presets_in_bits():
     full = load_pipeline("fashion-dit").transformer
     full.transformer_blocks = full.transformer_blocks[:1]

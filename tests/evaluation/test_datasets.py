@@ -10,7 +10,6 @@ import torch
 
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.evaluation import avatars
 from dpqlab.evaluation.datasets import (
     DATASETS,
     calibration_images,
@@ -38,7 +37,7 @@ def write(folder: Path, split: str, pixels: np.ndarray, labels: np.ndarray) -> N
 
 
 def test_avatars_come_with_channels_first(avatars_folder: Path) -> None:
-    images, labels = avatars.read_split(avatars_folder, "test")
+    images, labels = dataset_of("avatars-dit").read(avatars_folder, "test")
     assert (images.shape, images.dtype) == ((15, 3, 64, 64), np.uint8)
     assert images.flags.c_contiguous
     stored = np.random.default_rng(1).integers(0, 256, (15, 64, 64, 3), dtype=np.uint8)
@@ -49,7 +48,7 @@ def test_avatars_come_with_channels_first(avatars_folder: Path) -> None:
 
 def test_missing_avatars_say_how_they_are_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"python -m recipes\.make_avatars"):
-        avatars.read_split(tmp_path, "train")
+        dataset_of("avatars-dit").read(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
@@ -65,14 +64,14 @@ def test_files_that_hold_something_else_are_refused(
 ) -> None:
     write(tmp_path, "train", np.zeros(shape, np.uint8), np.full(2, label, np.uint8))
     with pytest.raises(CheckpointError, match=message):
-        avatars.read_split(tmp_path, "train")
+        dataset_of("avatars-dit").read(tmp_path, "train")
 
 
 def test_more_than_may_be_held_is_refused_before_it_is_read(tmp_path: Path) -> None:
     header = bytes((0, 0, 8, 4)) + b"".join(n.to_bytes(4, "big") for n in (10**6, 64, 64, 3))
     (tmp_path / "train-images-idx4-ubyte.gz").write_bytes(gzip.compress(header))
     with pytest.raises(CheckpointError, match="announces shape"):
-        avatars.read_split(tmp_path, "train")
+        dataset_of("avatars-dit").read(tmp_path, "train")
 
 
 @pytest.mark.parametrize("dataset", DATASETS, ids=lambda dataset: dataset.model)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.evaluation.fashion_mnist import CLASSES, DEFAULT_FOLDER, read_split
+from dpqlab.evaluation.datasets import dataset_of
+from dpqlab.evaluation.fashion_mnist import CLASSES, DEFAULT_FOLDER
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 80), ("test", 40)])
 def test_reads_a_split(data_folder, split, count):
-    images, labels = read_split(data_folder, split)
+    images, labels = dataset_of("fashion-dit").read(data_folder, split)
     assert images.shape == (count, 1, 28, 28)
     assert images.dtype == np.uint8
     assert labels.dtype == np.int64
@@ -21,13 +22,13 @@ def test_reads_a_split(data_folder, split, count):
 
 def test_a_missing_file_says_how_to_get_it(tmp_path):
     with pytest.raises(ConfigError, match="dataset-fashion-mnist") as caught:
-        read_split(tmp_path, "train")
+        dataset_of("fashion-dit").read(tmp_path, "train")
     assert str(DEFAULT_FOLDER) in str(caught.value)
 
 
 def test_an_unknown_split_is_refused(data_folder):
     with pytest.raises(ConfigError, match="'valid'"):
-        read_split(data_folder, "valid")
+        dataset_of("fashion-dit").read(data_folder, "valid")
 
 
 @pytest.mark.parametrize(
@@ -45,4 +46,4 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path, images, labels,
         body = items.astype(np.uint8).tobytes()
         (tmp_path / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(header + body))
     with pytest.raises(CheckpointError, match=message):
-        read_split(tmp_path, "test")
+        dataset_of("fashion-dit").read(tmp_path, "test")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import torch
 
-from dpqlab.evaluation.fashion_mnist import read_split
+from dpqlab.evaluation.datasets import dataset_of
 from dpqlab.evaluation.features import FeatureNet, extract, load_feature_net
 from dpqlab.evaluation.reference import Reference
 from recipes.train_feature_net import SETTINGS, Settings, augment, main, padded_images, train
@@ -20,7 +20,7 @@ def test_the_recipe_writes_what_the_evaluator_reads(data_folder, tmp_path, capsy
     card = json.loads((tmp_path / "feature_net.json").read_text())
     content = (tmp_path / "feature_net.safetensors").read_bytes()
     assert card["sha256"] == hashlib.sha256(content).hexdigest() == net.sha256
-    images, labels = read_split(data_folder, "test")
+    images, labels = dataset_of("fashion-dit").read(data_folder, "test")
     seen = extract(net, images)
     assert card["test_accuracy"] == (seen.predictions == labels).mean()
     assert card["settings"]["limit"] == 64
@@ -47,7 +47,10 @@ def test_the_recipe_for_a_second_model(tmp_path, capsys):
 
 
 def test_training_learns_and_ends_with_the_average(data_folder):
-    images, labels = (torch.from_numpy(part.copy()) for part in read_split(data_folder, "train"))
+    images, labels = (
+        torch.from_numpy(part.copy())
+        for part in dataset_of("fashion-dit").read(data_folder, "train")
+    )
     torch.manual_seed(0)
     net = FeatureNet(width=4, blocks=(1, 1))
     losses = [

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.schedules import make_scheduler
-from dpqlab.evaluation.fashion_mnist import read_split
+from dpqlab.evaluation.datasets import dataset_of
 from dpqlab.nn.embedder import tied_groups
 from recipes.training import (
     MOST_WEIGHT,
@@ -35,7 +35,7 @@ CONFIG = TrainConfig(steps=12, batch=8, warmup=4, learning_rate=2e-3)
 
 @pytest.fixture
 def arrays(data_folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = read_split(data_folder, "train")
+    images, labels = dataset_of("fashion-dit").read(data_folder, "train")
     return torch.tensor(images), torch.tensor(labels)
 
 
