@@ -1,123 +1,178 @@
-"""Fuzz the loader with mutations that know the structure of a folder.
+"""The loader against folders that a program made up, flipped bytes, and good folders.
 
-    python -m benchmarks.fuzz_loader [--inputs 1000000] [--minutes 60] [--seed 0] [--results FOLDER]
+    python -m benchmarks.fuzz_loader [PART ...] [--inputs 1000000] [--minutes 600] [--state FILE]
 
-Each input is a small good folder with one to three things changed, written to a scratch folder, and
-read. It must be refused with a ``CheckpointError`` that names a file, in time; or load, and
-decode to the same finite weights in dpqlab and in numpy. What does neither is a fault; the first
-ten are printed with their number, which with the seed gives them back.
+``inputs``: small good folders with one to three things changed, each written to a scratch folder
+and read. It must be refused with a ``CheckpointError`` that names a file, in time and in little
+memory; or load, and decode to the same finite weights in dpqlab and in numpy. What does neither is
+a fault; the first ten are printed with their number, which with the seed gives them back. With
+``--state`` a later run goes on where an earlier one ended, and the record is of both.
+``flips``: single bytes of the compressed models that come with dpqlab change; each must be noticed.
+``good``: one folder for everything that can be stored must load, bit by bit as it was saved.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import shutil
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.record import RESULTS, append, make_record
-from dpqlab.checkpoint import load_compressed
-from dpqlab.checkpoint.save import save_compressed
-from dpqlab.errors import CheckpointError
-from tests.checkpoint.forge import PROVENANCE, SCHEDULER_CONFIG, compressed_dit
-from tests.fuzz.mutations import Files, disagreement, mutated, read_files, write_files
+import dpqlab
+from benchmarks.fuzzing.flips import flips
+from benchmarks.fuzzing.good import good_folders, trouble
+from benchmarks.fuzzing.judge import MEMORY, SECONDS
+from benchmarks.fuzzing.seeds import make_seeds, read_files
+from benchmarks.fuzzing.tally import Tally, judged
+from benchmarks.record import RESULTS, append
+from benchmarks.reliability import counted
+from dpqlab.checkpoint.layout import MANIFEST
 
-SECONDS = 3.0
-"""Most processor time that one input may take.
-
-The aim is 1 s; a config of 255 blocks takes 1.1 s, since the skeleton is built before the headers
-are compared with it.
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one input; ``fault`` is None when it is what must become of it."""
-
-    loaded: bool
-    fault: str | None = None
-
-
-class Fuzzer:
-    """A folder that takes the shape of one input after the other."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.good = read_files(folder)
-        self._there = self.good
-
-    def judge(self, files: Files) -> Outcome:
-        """Write one input and read it."""
-        write_files(self.folder, files, self._there)
-        self._there = files
-        started = time.process_time()
-        try:
-            model = load_compressed(self.folder)
-        except CheckpointError as error:
-            named = any(path in str(error) for path in files)
-            slow = time.process_time() - started > SECONDS
-            fault = "slow" if slow else None if named else f"names no file: {error}"
-            return Outcome(loaded=False, fault=fault)
-        except Exception as error:  # whatever else is what this looks for
-            return Outcome(loaded=False, fault=repr(error))
-        different = disagreement(model, files)
-        return Outcome(loaded=True, fault=different and f"{different} decodes otherwise in numpy")
-
-
-def run(fuzzer: Fuzzer, *, inputs: int, seconds: float, seed: int) -> tuple[Counter[str], float]:
-    """Judge so many inputs, or as many as fit; return counts of outcomes, and the seconds taken."""
-    counts: Counter[str] = Counter()
-    source, started = random.Random(seed), time.perf_counter()
-    while counts["inputs"] < inputs and time.perf_counter() - started < seconds:
-        outcome = fuzzer.judge(mutated(fuzzer.good, source.choice))
-        counts["inputs"] += 1
-        counts["loaded" if outcome.loaded else "refused"] += 1
-        if outcome.fault is not None:
-            counts["faults"] += 1
-            if counts["faults"] <= 10:
-                print(f"input {counts['inputs']} of seed {seed}: {outcome.fault}")
-    return counts, time.perf_counter() - started
+SUITE = "reliability-loader"
+INPUTS, FLIPS, GOOD = "folders that a program made up", "single changed bytes", "good folders"
+SAVED_EVERY = 5_000
+Record = dict[str, Any]
 
 
 def main() -> None:
-    """Run, and append one record."""
+    """Run the parts that are asked for, or all; append their records."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--inputs", type=int, default=1_000_000)
-    parser.add_argument("--minutes", type=float, default=600.0)
+    parser.add_argument("--flips", type=int, default=10_000)
+    parser.add_argument("--minutes", type=float, default=600.0, help="most time for the inputs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the record goes")
+    parser.add_argument("--state", type=Path, help="where to keep what was done, to go on later")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the records go")
     args = parser.parse_args()
+    unknown = sorted(set(args.parts) - PARTS.keys())
+    if unknown:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "x"
-        save_compressed(
-            compressed_dit(),
-            folder,
-            scheduler_config=SCHEDULER_CONFIG,
-            provenance=PROVENANCE,
-            card="x",
-        )
-        counts, seconds = run(
-            Fuzzer(folder), inputs=args.inputs, seconds=60 * args.minutes, seed=args.seed
-        )
-    details = dict(counts) | {"seed": args.seed, "inputs a second": counts["inputs"] / seconds}
-    print(details)
-    record = make_record(
-        "reliability-loader",
-        "mutated folders",
-        "faults",
-        counts["faults"],
-        "inputs",
-        higher_is_better=False,
-        goal=0,
+    for name in args.parts or PARTS:
+        for record in PARTS[name](args):
+            print(f"{record['row']}: {record['metric']} {record['value']:.6g} {record['unit']}")
+            append(record, args.results)
+
+
+def inputs(args: argparse.Namespace) -> Iterator[Record]:
+    """Judge inputs until there are as many as asked for, or the time is up."""
+    tally = Tally(seed=args.seed) if args.state is None else Tally.read(args.state, args.seed)
+
+    def save(tally: Tally) -> None:
+        if args.state is not None:
+            tally.save(args.state)
+
+    with scratch() as folder:
+        made = make_seeds(folder / "seeds")
+        seeds = {name: read_files(path) for name, path in made.items()}
+        (folder / "judged").mkdir()
+        stop, before = time.monotonic() + 60 * args.minutes, tally.seconds - time.process_time()
+        outcomes = judged(seeds, folder / "judged", args.seed, count(tally.inputs))
+        try:
+            while tally.inputs < args.inputs and time.monotonic() < stop:
+                known = len(tally.shown)
+                tally.add(*next(outcomes))
+                tally.seconds = before + time.process_time()
+                for line in tally.shown[known:]:
+                    print(line, flush=True)
+                if tally.inputs % SAVED_EVERY == 0:
+                    save(tally)
+        finally:  # Ctrl-C too
+            save(tally)
+    yield from input_records(tally, args.inputs)
+
+
+def input_records(tally: Tally, asked: int) -> Iterator[Record]:
+    """Records of what was counted: how many inputs, and the worst of them."""
+    details = {
+        "seed": tally.seed,
+        "loaded": tally.loaded,
+        "refused": tally.inputs - tally.loaded,
+        "inputs a second of processor time": tally.inputs / max(tally.seconds, 1e-9),
+        "changes": dict(sorted(tally.changes.items())),
+        "shown": tally.shown,
+    }
+    yield counted(
+        *(SUITE, INPUTS, "inputs", tally.inputs, "folders"),
+        goal=asked,
+        higher_is_better=True,
         details=details,
     )
-    append(record, args.results)
+    yield counted(SUITE, INPUTS, "faults", tally.faults, "folders", goal=0)
+    yield counted(SUITE, INPUTS, "slowest_input", tally.slowest, "s", goal=SECONDS)
+    yield counted(SUITE, INPUTS, "most_memory", tally.largest, "MiB", goal=MEMORY)
+
+
+def flipped(args: argparse.Namespace) -> Iterator[Record]:
+    """Flip bytes of every compressed model that comes with dpqlab, equally many of each."""
+    shipped = shipped_folders()
+    wrong: list[str] = []
+    with scratch() as folder:
+        for index, source in enumerate(shipped):
+            copy = Path(shutil.copytree(source, folder / source.name))
+            numbers = range(index, args.flips, len(shipped))
+            made = flips(copy, numbers, args.seed)
+            wrong += [f"{source.name}: {flip}" for flip in made if not flip.refused]
+            shutil.rmtree(copy)
+            print(f"{source.name}: {len(numbers)} flips", flush=True)
+    yield counted(
+        *(SUITE, FLIPS, "refused", args.flips - len(wrong), "flips"),
+        goal=args.flips,
+        higher_is_better=True,
+        details={
+            "seed": args.seed,
+            "folders": [source.name for source in shipped],
+            "shown": wrong[:10],
+        },
+    )
+
+
+def good(_: argparse.Namespace) -> Iterator[Record]:
+    """Load a folder of every kind."""
+    made = list(good_folders())
+    troubles: list[str] = []
+    with scratch() as folder:
+        for one in made:
+            found = trouble(one, folder / "x")
+            if found is not None:
+                troubles.append(f"{one.name}: {found}")
+                print(troubles[-1], flush=True)
+            shutil.rmtree(folder / "x")
+    yield counted(
+        *(SUITE, GOOD, "loaded", len(made) - len(troubles), "folders"),
+        goal=len(made),
+        higher_is_better=True,
+        details={"shown": troubles[:10]},
+    )
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Record]]] = {
+    "good": good,
+    "flips": flipped,
+    "inputs": inputs,
+}
+
+
+def shipped_folders() -> list[Path]:
+    """Return the compressed models that come with dpqlab."""
+    assets = Path(dpqlab.__file__).parent / "assets"
+    return sorted(path.parent for path in assets.glob(f"*/{MANIFEST}"))
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield an empty folder, in memory where there is a place for that."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from dpqlab.checkpoint.atomic import replace_file
 from dpqlab.checkpoint.documents import Json, as_object, kind_of_json, parse_json
 from dpqlab.checkpoint.records import SEED_BITS, FileKind, check_size, reading
+from dpqlab.checkpoint.whole import write_whole
 
 ABOUT = "about"
 """Name of the array that holds a description: JSON, as bytes."""
@@ -47,7 +47,13 @@ class ArraySpec:
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Path:
-    """Write ``arrays`` as a compressed npz file; the target appears whole or not at all."""
+    """Write ``arrays`` as a compressed npz file; the target appears whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be written; what was there is unchanged.
+    """
     target = Path(path)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -58,7 +64,7 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Path:
             with archive.open(member, "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, np.asarray(value), allow_pickle=False)
     target.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(target, buffer.getvalue())
+    write_whole(target, buffer.getvalue())
     return target
 
 

@@ -103,6 +103,17 @@ def remove_orphans(target: Path) -> None:
         os.close(lock)
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Generator[bool]:
+    """Hold the lock of a folder until the block ends; yield False if another process holds it."""
+    lock = _lock(folder)
+    try:
+        yield lock is not None or fcntl is None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _swap_in(staging: Path, target: Path) -> None:
     if not target.exists():
         staging.rename(target)

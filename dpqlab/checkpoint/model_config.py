@@ -6,6 +6,7 @@ before a model is built from it, and the model is built without memory for its w
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,9 @@ from dpqlab.errors import CheckpointError
 
 MAX_DECODED_BYTES = 8 * 2**30
 """Most bytes that a model may take in float32, every block with its own embedder (XL/2: 3.0 GB)."""
+
+MAX_TOKENS = 2**14
+"""Most patches of an image: their position embeddings are computed, so no file has to be large."""
 
 MODEL_CLASS = "DiTTransformer2DModel"
 PIPELINE_CLASS = "PixelDiTPipeline"
@@ -124,6 +128,8 @@ def check_model_config(value: Json) -> dict[str, Json]:
     one_of(fields["activation_fn"], f"{what}: activation_fn", ACTIVATIONS)
     one_of(fields["norm_type"], f"{what}: norm_type", ("ada_norm_zero",))
     bounded(fields["patch_size"], f"{what}: patch_size", 1, fields["sample_size"])
+    tokens = (fields["sample_size"] // fields["patch_size"]) ** 2
+    bounded(tokens, f"{what}: the number of patches", 1, MAX_TOKENS)
     needed = decoded_bytes(fields)
     if needed > MAX_DECODED_BYTES:
         raise CheckpointError(
@@ -131,6 +137,38 @@ def check_model_config(value: Json) -> dict[str, Json]:
             f"expected at most {MAX_DECODED_BYTES}"
         )
     return fields
+
+
+def dense_config_of(value: Json, what: str) -> dict[str, Json]:
+    """Check the config of a full-precision DiT as diffusers writes it; return our own of it.
+
+    What it leaves out has diffusers' defaults, what means nothing to a DiT is dropped. Older
+    folders name ``Transformer2DModel``, which was many models at once.
+
+    Raises
+    ------
+    CheckpointError
+        If it is the config of another model, or has a value that no DiT can have.
+    """
+    import diffusers
+
+    library: Any = diffusers
+    given = as_object(value)
+    if given is None:
+        raise CheckpointError(
+            f"{what} is {shown(value)}: expected an object, the settings of a DiT"
+        )
+    name = given.get("_class_name", MODEL_CLASS)
+    if name not in (MODEL_CLASS, "Transformer2DModel"):
+        raise CheckpointError(
+            f"{what} is that of a {shown(name)}: expected a {MODEL_CLASS}; other models are "
+            "compressed in memory, by dpqlab.diffusers.compress_model_"
+        )
+    parameters = inspect.signature(library.DiTTransformer2DModel.__init__).parameters
+    full = {key: given.get(key, parameters[key].default) for key in _FIELDS}
+    return check_model_config(
+        {"_class_name": MODEL_CLASS, "_diffusers_version": diffusers.__version__, **full}
+    )
 
 
 def decoded_bytes(config: Mapping[str, Json]) -> int:

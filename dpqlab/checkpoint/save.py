@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def save_compressed(
     _check_target(target, overwrite)
     config = model_config_of(model)
     quantization, tensors = stored_form(model, provenance)
-    _check_settings(model, config)
+    check_settings(model, config)
     check_values(quantization, tensors)
     scheduler = scheduler_config_of(scheduler_config)
     version = config["_diffusers_version"]
@@ -97,17 +98,13 @@ def save_compressed(
         MODEL_INDEX: dump_json(model_index(scheduler["_class_name"], version)),
         SCHEDULER: dump_json(scheduler),
         CONFIG: dump_json(config | {"quantization_config": quantization.to_dict()}),
-        **pack_shards(tensors),
     }
     for path in (CARD, CONFIG):
         if len(files[path]) > MAX_DOCUMENT[path]:
             raise CheckpointError(
                 f"{path} would have {len(files[path])} bytes: expected at most {MAX_DOCUMENT[path]}"
             )
-    records = {p: FileRecord(size=len(d), sha256=sha256_of(d)) for p, d in files.items()}
-    files[MANIFEST] = manifest_bytes(records)
-    _write(target, files)
-    sizes = {path: len(data) for path, data in files.items()}
+    sizes = _write(target, files, tensors)
     return SavedFolder(path=target, bytes_on_disk=sum(sizes.values()), files=sizes)
 
 
@@ -214,8 +211,8 @@ def _representable(name: str, tensor: Tensor, storage: Storage) -> Tensor:
     return stored.cpu()
 
 
-def _check_settings(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Refuse a model whose modules were changed in ways that the config does not tell."""
+def check_settings(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Raise :class:`CheckpointError` for a DiT that its ``config`` does not tell the whole of."""
     skeleton = build_skeleton(config)
     for name, module in modules_of(skeleton).items():
         try:
@@ -262,16 +259,24 @@ def _check_target(target: Path, overwrite: bool) -> None:
             ) from None
 
 
-def _write(target: Path, files: Mapping[str, bytes]) -> None:
-    needed = sum(map(len, files.values()))
+def _write(
+    target: Path, documents: Mapping[str, bytes], tensors: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """Write all files of a folder, the weights shard by shard; return the size of each."""
+    needed = sum(map(len, documents.values())) + sum(t.nbytes for t in tensors.values())
+    records: dict[str, FileRecord] = {}
     try:
         with staged_folder(target) as staging:
-            for path, data in files.items():
+            for path, data in chain(documents.items(), pack_shards(tensors)):
                 (staging / path).parent.mkdir(exist_ok=True)
                 write_file(staging / path, data)
+                records[path] = FileRecord(size=len(data), sha256=sha256_of(data))
+            manifest = manifest_bytes(records)
+            write_file(staging / MANIFEST, manifest)
             inspect_folder(staging)
     except OSError as error:
         raise CheckpointError(
             f"could not write {target}: {error.strerror} ({needed} bytes are needed beside it); "
             "what was there is unchanged"
         ) from error
+    return {path: record.size for path, record in records.items()} | {MANIFEST: len(manifest)}

@@ -8,7 +8,7 @@ expect.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -48,32 +48,35 @@ _NAMES = {
 }
 
 
-def pack_shards(tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+def pack_shards(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, bytes]]:
     """Serialize tensors into as few shards as fit, names in order; the index too if it needs one.
 
-    Returns
-    -------
-    dict
-        Content by path, deterministic.
+    One shard is in memory at a time. ``tensors`` may be mapped from files: each is read once.
+
+    Yields
+    ------
+    str, bytes
+        Path and content, deterministic.
     """
     from safetensors.torch import save
 
-    groups: list[dict[str, Tensor]] = [{}]
+    groups: list[list[str]] = [[]]
     used = 0
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        if used and used + tensor.nbytes > SHARD_BYTES:
-            groups.append({})
+        size = tensors[name].nbytes
+        if used and used + size > SHARD_BYTES:
+            groups.append([])
             used = 0
-        groups[-1][name] = tensor
-        used += tensor.nbytes
+        groups[-1].append(name)
+        used += size
     paths = shard_names(len(groups))
-    files = {path: save(g, metadata=_METADATA) for path, g in zip(paths, groups, strict=True)}
+    for path, names in zip(paths, groups, strict=True):
+        shard = {name: tensors[name].detach().cpu().contiguous() for name in names}
+        yield path, save(shard, metadata=_METADATA)
     if len(groups) > 1:
-        where = {name: path for path, g in zip(paths, groups, strict=True) for name in g}
-        total = sum(tensor.nbytes for group in groups for tensor in group.values())
-        files[SHARD_INDEX] = dump_json(_index(where, total))
-    return files
+        where = {name: path for path, names in zip(paths, groups, strict=True) for name in names}
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        yield SHARD_INDEX, dump_json(_index(where, total))
 
 
 def check_headers(

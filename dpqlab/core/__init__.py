@@ -29,6 +29,7 @@ from dpqlab.core.kmeans import (
     assign,
     kmeans,
 )
+from dpqlab.core.lazy import LazyWeight
 from dpqlab.core.ledger import KeptTensor, LayerLedger, ModelLedger, ledger_of_encoded
 from dpqlab.core.packing import check_padding, code_bits, pack, packed_size, unpack
 from dpqlab.core.pool import OFFSET_BITS, Measure, Pool, PoolConfig, PoolForm
@@ -55,6 +56,7 @@ __all__ = [
     "KMeansResult",
     "KeptTensor",
     "LayerLedger",
+    "LazyWeight",
     "Measure",
     "Member",
     "ModelLedger",

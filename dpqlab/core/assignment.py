@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from dpqlab.core.formats import Encoded
+from dpqlab.core.memory import with_less
 from dpqlab.core.subvectors import split
 from dpqlab.errors import ConfigError, ShapeError
 
-CHUNK_BYTES = 1 << 27  # scratch memory of the rows that are worked on together
+CHUNK_BYTES = 1 << 27  # scratch memory of the rows that are worked on together, or less
 BLOCK = 128  # columns whose changes reach the rest of the row in one matrix product
 _NOISE = 1e-12  # gains below this share of a row's energy are rounding, and no reason to move
 
@@ -133,10 +134,8 @@ def reassign(
     if encoded.scale is not None:
         scale = encoded.scale.double()
     widest = max(system.factor.shape[0], *(len(book) for book in system.books))
-    step = max(1, CHUNK_BYTES // (8 * widest * max(1, config.beam)))
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for first in range(0, rows, step):
-        part = slice(first, first + step)
+
+    def chosen(part: slice) -> tuple[Tensor, Tensor, Tensor]:
         codes = encoded.codes[part].long()
         what = system.decode(codes, scale[part])
         to = what[:, :columns] if anchor is None else anchor[part].to(device, torch.float64)
@@ -146,9 +145,12 @@ def reassign(
         before = _objective(what[:, :columns], raw, wanted[part])
         after = _objective(system.decode(better, scale[part])[:, :columns], raw, wanted[part])
         kept = after >= before
-        found.append(
-            (torch.where(kept[:, None], codes, better), before, torch.where(kept, before, after))
-        )
+        return torch.where(kept[:, None], codes, better), before, torch.where(kept, before, after)
+
+    def by(step: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return [chosen(slice(first, first + step)) for first in range(0, rows, step)]
+
+    found = with_less(by, max(1, CHUNK_BYTES // (8 * widest * max(1, config.beam))))
     codes, before, after = (torch.cat(parts) for parts in zip(*found, strict=True))
     changed = int((codes != encoded.codes).sum())
     return Reassignment(codes=codes, before=before, after=after, changed=changed)

@@ -24,6 +24,7 @@ from dpqlab.core.formats import (
     codec_from_dict,
 )
 from dpqlab.core.kmeans import Assigner, Clusterer, assign, kmeans
+from dpqlab.core.lazy import LazyWeight, dense
 from dpqlab.core.packing import code_bits
 from dpqlab.core.pool import Pool
 from dpqlab.core.scalar import decode_scalar_weight, scalar_decode, scalar_encode
@@ -57,7 +58,7 @@ _FAR = 1e18  # squared it still fits into float32, and nothing is nearer to it t
 
 
 def fit_pool(
-    weights: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor | LazyWeight],
     codec: CodebookCodec,
     *,
     generator: torch.Generator,
@@ -75,7 +76,7 @@ def fit_pool(
     weights
         Finite matrices of shape (out, in). Exactly one, unless ``codec.across`` says that layers
         share codebooks. Unless the scope is ``"layer"``, position g of all of them shares: their
-        rows are stacked, and ``in`` must be equal.
+        rows are stacked, and ``in`` must be equal. A lazy one is read once, when its turn comes.
     codec
         What to fit. Scopes with fewer than ``k`` sub-vectors get a codebook of as many codewords as
         they have sub-vectors: the pool's ``base`` tells.
@@ -107,7 +108,7 @@ def fit_pool(
     if sample_weights is not None and len(sample_weights) != len(weights):
         raise ShapeError(f"{len(weights)} weights but {len(sample_weights)} sample_weights")
     importance = [None] * len(weights) if sample_weights is None else sample_weights
-    pairs = (_prepared(w, codec, i) for w, i in zip(weights, importance, strict=True))
+    pairs = (_prepared(dense(w), codec, i) for w, i in zip(weights, importance, strict=True))
     if codec.across == "layer":
         points, mass = next(pairs)
     else:
@@ -270,7 +271,9 @@ def _prepared(
     return points, mass if importance is None else mass * importance
 
 
-def _stacked_shape(weights: Sequence[torch.Tensor], codec: CodebookCodec) -> tuple[int, int]:
+def _stacked_shape(
+    weights: Sequence[torch.Tensor | LazyWeight], codec: CodebookCodec
+) -> tuple[int, int]:
     """Return how the sub-vectors of all weights are stacked: (rows, positions that are apart)."""
     if codec.scope == "layer":
         return sum(w.shape[0] * position_count(w.shape[1], codec.d) for w in weights), 1

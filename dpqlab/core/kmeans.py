@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, get_args
 
 import torch
 
+from dpqlab.core.memory import with_less
 from dpqlab.core.precision import exact_float32
 from dpqlab.errors import ConfigError, ShapeError
 
@@ -177,7 +179,7 @@ def assign(
     centroids
         Shape (B, k, d), taken as float32.
     chunk_bytes
-        Scratch memory for distances, in bytes.
+        Scratch memory for distances, in bytes; less is taken where memory runs out.
 
     Returns
     -------
@@ -303,7 +305,12 @@ def _tiles(problems: int, count: int, k: int, chunk_bytes: int) -> Iterator[tupl
 
 
 def _nearest(points: torch.Tensor, centroids: torch.Tensor, chunk_bytes: int) -> torch.Tensor:
-    """Codes (B, N) of the nearest centroids, by ``|c|^2 - 2 p.c``: ``|p|^2`` changes nothing."""
+    """Codes (B, N) of the nearest centroids; with less scratch memory where it runs out."""
+    return with_less(partial(_nearest_with, points, centroids), chunk_bytes)
+
+
+def _nearest_with(points: torch.Tensor, centroids: torch.Tensor, chunk_bytes: int) -> torch.Tensor:
+    """Search by ``|c|^2 - 2 p.c``: ``|p|^2`` changes nothing."""
     problems, count, _ = points.shape
     square = centroids.square().sum(-1)[:, None]
     turned = centroids.transpose(1, 2)

@@ -100,10 +100,10 @@ def record_of(
         ledger_of_encoded("", member.encoded, 0, owns_pool=i in owners.values())
         for i, member in enumerate(members)
     ]
-    plain = [Member(weight=member.weight, encoded=member.encoded) for member in members]
+    plain = [Member(weight=m.weight, encoded=m.encoded, read=m.read) for m in members]
     output = None
     if outputs is not None:
-        missed = sum(output_power(m, m.weight - decode(m.encoded)) for m in members)
+        missed = sum(output_power(m, m.dense() - decode(m.encoded)) for m in members)
         output = missed / outputs if missed else 0.0
     return PruneRecord(
         form="indexed" if pools[0].indexed else "ragged",

@@ -157,7 +157,7 @@ class _Job:
         self.ragged = config.form != "indexed" and together
         self.indexed = config.form == "indexed" or (config.form == "auto" and not single)
         self.outputs = (
-            None if members[0].gram is None else sum(output_power(m, m.weight) for m in members)
+            None if members[0].gram is None else sum(output_power(m, m.dense()) for m in members)
         )
 
     @property

@@ -10,7 +10,7 @@ Padding columns have no moments, and so no say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,7 +34,7 @@ class Member:
     Attributes
     ----------
     weight
-        The matrix (out, in) that is approximated.
+        The matrix (out, in) that is approximated; of a lazy member only its shape is looked at.
     encoded
         Its codes; members that share codewords hold the same ``pool.entries``.
     moments
@@ -42,12 +42,20 @@ class Member:
         alike.
     gram
         ``E[x x^T]`` of the layer's input, shape (in, in); only measures the output error.
+    read
+        Makes the member lazy: returns the matrix, anew at every call, so that the matrices of many
+        members need not be in memory together. ``weight`` may be on the meta device then.
     """
 
     weight: torch.Tensor
     encoded: Encoded
     moments: torch.Tensor | None = None
     gram: torch.Tensor | None = None
+    read: Callable[[], torch.Tensor] | None = None
+
+    def dense(self) -> torch.Tensor:
+        """Return the matrix (out, in), read now if the member is lazy."""
+        return (self.weight if self.read is None else self.read()).detach()
 
     def __post_init__(self) -> None:
         columns = self.encoded.shape[1]
@@ -150,7 +158,7 @@ def refit_members(members: Sequence[Member]) -> tuple[Encoded, ...]:
 def weighted_errors(member: Member) -> tuple[float, float]:
     """Return the weighted error of a member, and what it would be if all was lost, in float64."""
     moments = 1.0 if member.moments is None else member.moments.double()
-    weight = member.weight.detach().double()
+    weight = member.dense().double()
     missed = (weight - decode(member.encoded)).square() * moments
     return float(missed.sum()), float((weight.square() * moments).sum())
 
@@ -197,7 +205,7 @@ def _reencoded(
     member: Member, pool: Pool, assigner: Assigner, encoded: Encoded | None = None
 ) -> Member:
     encoded = reencode(
-        member.weight, encoded or member.encoded, pool, member.moments, assigner=assigner
+        member.dense(), encoded or member.encoded, pool, member.moments, assigner=assigner
     )
     return replace(member, encoded=encoded)
 
@@ -207,13 +215,13 @@ def position_moments(member: Member) -> torch.Tensor:
     encoded = member.encoded
     columns, d = encoded.shape[1], encoded.pool.d
     moments = torch.ones(columns) if member.moments is None else member.moments
-    moments = moments.to(member.weight.device, torch.float64)
+    moments = moments.to(encoded.codes.device, torch.float64)
     return pad(moments, (0, -columns % d)).reshape(-1, d)
 
 
 def unit_points(member: Member) -> torch.Tensor:
     """Sub-vectors as the codewords see them, divided by the row scale: float64 (out, m, d)."""
-    points = split(member.weight.detach().double(), member.encoded.pool.d)
+    points = split(member.dense().double(), member.encoded.pool.d)
     scale = member.encoded.scale
     if scale is None:
         return points
@@ -249,7 +257,7 @@ def _gather_fit(member: Member, mass: torch.Tensor, pull: torch.Tensor) -> None:
     """Add what a member's sub-vectors weigh, and pull at, to each value of each codeword."""
     encoded = member.encoded
     index = encoded.pool.entry_indices(encoded.codes, encoded.scope_of).reshape(-1)
-    points = split(member.weight.detach().double(), encoded.pool.d)
+    points = split(member.dense().double(), encoded.pool.d)
     counts = position_moments(member).expand(points.shape)
     if encoded.scale is not None:
         scale = encoded.scale.double()[:, None, None]
@@ -268,7 +276,7 @@ def _rescaled(member: Member) -> Encoded:
     moments = 1.0 if member.moments is None else member.moments.double()
     unit = decode(replace(encoded, scale=None), torch.float64)
     norm = (unit.square() * moments).sum(1)
-    pull = (unit * member.weight.detach().double() * moments).sum(1)
+    pull = (unit * member.dense().double() * moments).sum(1)
     fitted = (pull / norm).half()
     new, old = fitted.double(), encoded.scale.double()
     better = norm * new.square() - 2 * pull * new < norm * old.square() - 2 * pull * old

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from dpqlab.checkpoint.layout import (
 )
 from dpqlab.checkpoint.load import load_compressed
 from dpqlab.errors import CheckpointError
+from tests.bounded import bounded
 from tests.checkpoint.forge import (
     BLOCK,
     KEY,
@@ -384,7 +384,7 @@ CASES: dict[str, tuple[Edit, str]] = {
     ),
     "huge table of positions": (
         model_edit(sample_size=4096, patch_size=1, attention_head_dim=64),
-        "bytes in float32",
+        "number of patches is 16777216: expected 1 to 16384",
     ),
     "huge table of classes": (
         model_edit(num_embeds_ada_norm=10**7, attention_head_dim=64),
@@ -457,10 +457,8 @@ def test_there_are_enough_cases() -> None:
 def test_refused_with_one_clear_error(case: str, folder: Path) -> None:
     edit, message = CASES[case]
     edit(folder)
-    started = time.perf_counter()
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with bounded(3), pytest.raises(CheckpointError, match=message) as caught:
         load_compressed(folder)
-    assert time.perf_counter() - started < 5
     text = str(caught.value)
     assert text.isprintable()
     assert len(text) < 700
@@ -488,14 +486,13 @@ def test_bombs_cost_neither_time_nor_memory(case: str, folder: Path) -> None:
     edit, _ = CASES[case]
     edit(folder)
     tracemalloc.start()
-    started = time.perf_counter()
     try:
-        with pytest.raises(CheckpointError):
+        # traced, which takes several times as long
+        with bounded(6), pytest.raises(CheckpointError):
             load_compressed(folder)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - started < 2
     assert peak < 64 * 2**20
 
 
@@ -539,10 +536,8 @@ def test_pipes_and_folders_in_place_of_files_are_refused_at_once(
     folder: Path, path: str, make: Callable[[str], Edit]
 ) -> None:
     make(path)(folder)
-    started = time.perf_counter()
     with pytest.raises(CheckpointError, match=f"{path} is not a plain file"):
-        load_compressed(folder)
-    assert time.perf_counter() - started < 1
+        load_compressed(folder)  # to open a pipe would wait for ever
 
 
 @pytest.mark.parametrize("path", [MANIFEST, CARD, MODEL_INDEX, CONFIG, SCHEDULER, SINGLE_SHARD])

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dpqlab.core import CodebookCodec, Encoded, Pool, decode, encode, fit_pool
+from dpqlab.core import CodebookCodec, Encoded, Pool, assignment, decode, encode, fit_pool
 from dpqlab.core.assignment import AssignmentConfig, reassign
 from dpqlab.errors import ConfigError, ShapeError
 
@@ -165,6 +166,25 @@ def test_blocks_change_nothing(columns: int, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("dpqlab.core.assignment.BLOCK", 6)
     monkeypatch.setattr("dpqlab.core.assignment.CHUNK_BYTES", 1000)
     assert reassign(encoded, gram, cross, ALL).codes.equal(whole.codes)
+
+
+def test_where_memory_runs_out_fewer_rows_are_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = layer((9, 40), 2, [6, 3], scaled=True)
+    gram, cross = moments((9, 40), 3)
+    whole = reassign(encoded, gram, cross, ALL)
+    best, rows = assignment._best_of, []
+
+    def small_machine(task: Any, codes: torch.Tensor, config: AssignmentConfig) -> torch.Tensor:
+        rows.append(len(codes))
+        if len(codes) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return best(task, codes, config)
+
+    monkeypatch.setattr(assignment, "_best_of", small_machine)
+    small = reassign(encoded, gram, cross, ALL)
+    assert max(rows) == 9
+    assert small.codes.equal(whole.codes)
+    assert torch.allclose(small.after, whole.after)
 
 
 def test_a_beam_and_a_wider_one_help() -> None:

@@ -53,6 +53,27 @@ def test_chunks_change_nothing() -> None:
         assert assign(points, centroids, chunk_bytes=chunk_bytes).equal(whole)
 
 
+def test_where_memory_runs_out_fewer_distances_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(3, 101, 4, generator=generator)
+    config = KMeansConfig(k=16)
+    whole = kmeans(points, config, generator=torch.Generator().manual_seed(1))
+    product, failed = torch.baddbmm, []
+
+    def small_machine(*tensors: torch.Tensor, **settings: float) -> torch.Tensor:
+        found = product(*tensors, **settings)
+        if found.numel() > 16 * 20:
+            failed.append(found.numel())
+            raise MemoryError
+        return found
+
+    monkeypatch.setattr(torch, "baddbmm", small_machine)
+    small = kmeans(points, config, generator=torch.Generator().manual_seed(1))
+    assert failed
+    assert small.codes.equal(whole.codes)
+    assert small.centroids.equal(whole.centroids)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("init", ["kmeans++", "sample"])
 def test_steps_are_those_of_scikit_learn(init: str, weighted: bool) -> None:
