@@ -8,6 +8,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from dpqlab.diffusion.schedules import velocity
+from dpqlab.distributed import Team
 from dpqlab.errors import ConfigError, ShapeError
 
 
@@ -15,21 +17,35 @@ from dpqlab.errors import ConfigError, ShapeError
 class Batch:
     """Inputs of the model: noisy images (N, C, H, W), timesteps (N,), labels (N,), both int64.
 
-    ``noise`` (N, C, H, W) is what was added to clean images; None where nobody knows it.
+    ``target`` (N, C, H, W) is what the model should predict: the noise that was added to clean
+    images, or the velocity; None where nobody knows it.
     """
 
     noisy: Tensor
     timesteps: Tensor
     labels: Tensor
-    noise: Tensor | None = None
+    target: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def share(self, team: Team) -> Batch:
+        """Return what a process of a team works on: as many of each part of the schedule."""
+        if team.world == 1:
+            return self
+        return Batch(
+            noisy=self.noisy[team.rank :: team.world].contiguous(),
+            timesteps=self.timesteps[team.rank :: team.world].contiguous(),
+            labels=self.labels[team.rank :: team.world].contiguous(),
+            target=None
+            if self.target is None
+            else self.target[team.rank :: team.world].contiguous(),
+        )
+
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors of the batch."""
-        found = (self.noisy, self.timesteps, self.labels, self.noise)
+        found = (self.noisy, self.timesteps, self.labels, self.target)
         return [tensor for tensor in found if tensor is not None]
 
 
@@ -65,11 +81,14 @@ class CalibrationData:
     alphas
         Cumulative products of the noise schedule (T,), ``scheduler.alphas_cumprod``, on the same
         device.
+    prediction
+        What the model predicts, one of ``dpqlab.diffusion.schedules.PREDICTIONS``.
     """
 
     images: Tensor
     labels: Tensor
     alphas: Tensor
+    prediction: str = "epsilon"
 
     def __post_init__(self) -> None:
         """Refuse images that would be misread."""
@@ -93,7 +112,7 @@ class CalibrationData:
     def draw(
         self, size: int, *, null_class: int, label_drop: float, generator: torch.Generator
     ) -> Batch:
-        """Draw a batch of noisy images, with the noise in them: see :func:`noisy_batch`."""
+        """Draw a batch of noisy images, with what to predict of them: see :func:`noisy_batch`."""
         return noisy_batch(
             self.images,
             self.labels,
@@ -102,6 +121,7 @@ class CalibrationData:
             null_class=null_class,
             label_drop=label_drop,
             generator=generator,
+            prediction=self.prediction,
         )
 
 
@@ -177,8 +197,9 @@ def noisy_batch(
     null_class: int,
     label_drop: float,
     generator: torch.Generator,
+    prediction: str = "epsilon",
 ) -> Batch:
-    """Draw a batch of noisy images, with the noise in them.
+    """Draw a batch of noisy images, with what a model should predict of them.
 
     Parameters
     ----------
@@ -192,6 +213,8 @@ def noisy_batch(
         Share of the labels replaced by ``null_class``, so that guidance's other branch is served.
     generator
         Of the same device.
+    prediction
+        As in :class:`CalibrationData`.
 
     Returns
     -------
@@ -212,7 +235,8 @@ def noisy_batch(
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     kept = torch.where(uniform() < label_drop, null_class, labels[pick])
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-    return Batch(noisy=noisy, timesteps=timesteps, labels=kept, noise=noise)
+    target = velocity(noise, noisy, alpha) if prediction == "v_prediction" else noise
+    return Batch(noisy=noisy, timesteps=timesteps, labels=kept, target=target)
 
 
 def paired(batch: Batch, null_class: int) -> Batch:
@@ -225,5 +249,5 @@ def paired(batch: Batch, null_class: int) -> Batch:
         noisy=twice[0],
         timesteps=twice[1],
         labels=torch.cat([batch.labels, torch.full_like(batch.labels, null_class)]),
-        noise=None if batch.noise is None else torch.cat([batch.noise, batch.noise]),
+        target=None if batch.target is None else torch.cat([batch.target, batch.target]),
     )

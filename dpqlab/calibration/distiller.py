@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,10 +24,13 @@ from dpqlab.calibration.masters import (
 )
 from dpqlab.calibration.objectives import (
     DistillationLoss,
+    block_power,
     distillation,
     timestep_weights,
     training_loss,
 )
+from dpqlab.calibration.phases import Lesson, Parts, Work, graph_of, lone_step, team_step
+from dpqlab.distributed import Team
 from dpqlab.errors import CheckpointError
 
 JUDGED_AT_ONCE = 256  # images; a larger held-out batch is judged in pieces
@@ -52,6 +55,8 @@ class Distiller:
         An example of what :meth:`step` will be given.
     alphas
         Cumulative products of the noise schedule (T,), same device.
+    team
+        The processes that train the same student together, each on its part of every batch.
     """
 
     def __init__(
@@ -61,7 +66,9 @@ class Distiller:
         config: CalibrationConfig,
         batch: Batch,
         alphas: Tensor,
+        team: Team | None = None,
     ) -> None:
+        self.team = Team(device=batch.noisy.device) if team is None else team
         self.student, self.teacher, self.config, self.batch = student, teacher, config, batch
         self.device = batch.noisy.device
         self.weights = timestep_weights(alphas, config.objective.timestep_power)
@@ -73,10 +80,8 @@ class Distiller:
             self._add_latents()
         self.optimizer = self._optimizer()
         self.taken = 0
-        self._train, self._choose = self._step, self.choose_codes
         self.captured = self._on_gpu and config.cuda_graph
-        if self.captured:
-            self._train, self._choose = self._captured()
+        self._train, self._choose = self._prepared()
 
     @property
     def _on_gpu(self) -> bool:
@@ -126,23 +131,35 @@ class Distiller:
         if latent is not None and self.taken % latent.every == 0:
             self._choose()
 
-    def _step(self) -> None:
-        loss = self._loss(self.batch)
+    def _ask(self) -> Lesson:
+        """Ask the teacher about the batch."""
+        objective = self.config.objective
+        if not objective.distils:
+            return Lesson()
+        with torch.no_grad(), self._autocast():
+            wanted = predict(self.teacher, self.batch, {})
+            return Lesson(
+                wanted=wanted, power=block_power(wanted[1]) if objective.features else None
+            )
+
+    def _learn(self, lesson: Lesson) -> None:
+        """Find the gradients of the loss on the batch."""
+        loss = self._loss(self.batch, lesson)
         self.optimizer.zero_grad(set_to_none=False)
         # the masters alone: the student's other parameters are not trained
         loss.backward(inputs=list(self.masters.values()))
-        self.optimizer.step()
 
-    def _loss(self, batch: Batch) -> Tensor:
-        objective = self.config.objective
+    def _loss(self, batch: Batch, lesson: Lesson) -> Tensor:
         with self._autocast():
-            wanted = None
-            if objective.distils:
-                with torch.no_grad():
-                    wanted = predict(self.teacher, batch, {})
             mine = predict(self.student, batch, self.masters)
-        weights = self.weights[batch.timesteps]
-        return training_loss(mine, wanted, objective, noise=batch.noise, weights=weights)
+        return training_loss(
+            mine,
+            lesson.wanted,
+            self.config.objective,
+            target=batch.target,
+            weights=self.weights[batch.timesteps],
+            power=lesson.power,
+        )
 
     def _autocast(self) -> Any:
         # weights change between steps, so a cache of their casts would go stale
@@ -231,30 +248,36 @@ class Distiller:
         self.taken = int(state["taken"])
         self.show_codes_()
 
-    def _captured(self) -> tuple[Callable[[], None], Callable[[], None]]:
-        """Record a step, and a choice of codes. The warm-up, at rate zero, changes nothing."""
-        models = (self.student, self.teacher) if self.config.compile else ()
-        with compiled_blocks(*models):
-            train = _graph_of(self._step)
+    @torch.no_grad()
+    def follow_leader_(self) -> None:
+        """Take over the state of the team's leader.
+
+        All compute the same; but what a GPU adds up in another order each time would let them part.
+        """
+        if self.team.world > 1:
+            state = self.state()
+            del state["taken"]
+            self.team.follow_(list(state.values()))
+            self.show_codes_()
+
+    def _prepared(self) -> tuple[Work, Work]:
+        """Return a step, and a choice of codes; the warm-up of graphs changes nothing."""
+        parts = Parts(ask=self._ask, learn=self._learn, move=lambda: self.optimizer.step())
+        models = (self.student, self.teacher) if self.captured and self.config.compile else ()
+        with compiled_blocks(*models):  # at rate zero
+            if self.team.world == 1:
+                train = lone_step(parts, capture=self.captured)
+            else:
+                trained = list(self.masters.values())
+                train = team_step(parts, trained, self.team, capture=self.captured)
+        if not self.captured:
+            return train, self.choose_codes
         for state in self.optimizer.state.values():
             for value in state.values():
                 value.zero_()
-        choose = self._choose if self.config.latent is None else _graph_of(self.choose_codes)
-        return train, choose
-
-
-def _graph_of(work: Callable[[], None]) -> Callable[[], None]:
-    """Run some work a few times, as CUDA graphs ask for, record it, and return its replay."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+        return train, self.choose_codes if self.config.latent is None else graph_of(
+            self.choose_codes
+        )
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -7,18 +7,22 @@ Layer by layer, each against the outputs of the same layer of the teacher, on in
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dpqlab.calibration.data import Batch
 from dpqlab.core.assignment import AssignmentConfig, reassign
 from dpqlab.core.codecs import decode
+from dpqlab.distributed import Team
 from dpqlab.errors import ConfigError
 from dpqlab.nn.activations import paired_statistics
 from dpqlab.nn.linear import CompressedLinear
@@ -78,11 +82,26 @@ def assign_codes(
     teacher: nn.Module,
     batches: Sequence[Batch],
     config: EStepConfig | None = None,
+    team: Team | None = None,
+    chunk: int | None = None,
 ) -> Iterator[EStepRecord]:
     """Choose the codes of all compressed layers of ``student`` again, in place.
 
     Works in float32 unless called under autocast. Layers come in the order in which they run; a
     record is yielded as soon as its layer has its new codes, and the loop can be left at any time.
+
+    With ``chunk`` and a teacher whose weights are lent (:mod:`dpqlab.checkpoint.lending`) neither
+    model is decoded or in memory as a whole. Beside what the student stores there are at most, in
+    bytes, ::
+
+        8 * (the largest Linear)                              lent by the teacher's file, or decoded
+      + sum over the layers of a stage:  8 * in * (in + out)  moments
+                                      +  4 * rows * out       the teacher's outputs of a chunk
+      + 40 * in * (in + out) of the largest layer + 134 MB    while its codes are chosen
+
+    and the activations of one block for ``chunk`` images; nothing grows with the number of blocks.
+    A stage is what ``refresh`` says: ``"block"`` is the one to take for a large model, since every
+    stage reads all that comes before it anew.
 
     Parameters
     ----------
@@ -96,6 +115,13 @@ def assign_codes(
         as many samples as there are images: have more of them than it has inputs.
     config
         See :class:`EStepConfig`.
+    team
+        Processes with the same models and batches of their own: statistics are those of all
+        batches, so that all choose the same codes.
+    chunk
+        Most images of a batch that pass through the models at a time; weights are then decoded
+        when they are used, not all beforehand. Takes longer, and sums up in another order (errors
+        agree to about 1e-5). None passes whole batches.
 
     Yields
     ------
@@ -104,21 +130,24 @@ def assign_codes(
     Raises
     ------
     ConfigError
-        If there are no batches, or no compressed layers that run.
+        If there are no batches, no compressed layers that run, or no image in a chunk.
     """
     config = EStepConfig() if config is None else config
     student.eval()
     teacher.eval()
     if not batches:
         raise ConfigError("no batches: the E-step needs activations to judge codes by")
-    calls = _calls(student, batches[0])
+    if chunk is not None and chunk < 1:
+        raise ConfigError(f"chunk is {chunk}: expected at least one image, or None for all")
+    calls = _calls(student, next(_chunks(batches[:1], chunk)))
     if not calls:
         raise ConfigError("no compressed layer runs: run compress_ before the E-step")
     for names in _stages(calls, config.refresh):
         started = time.perf_counter()
         run = partial(_run_until, names[-1], len(calls[names[-1]]))
-        with hold_decoded(student):
-            moments = paired_statistics(teacher, student, names, run, batches)
+        with hold_decoded(student) if chunk is None else nullcontext():
+            given = _chunks(batches, chunk)
+            moments = paired_statistics(teacher, student, names, run, given, team)
         share = (time.perf_counter() - started) / len(names)
         for name in names:
             started = time.perf_counter()
@@ -135,6 +164,19 @@ def assign_codes(
                 error_before=seen.output_error(decode(old, torch.float64)),
                 error_after=seen.output_error(decode(new, torch.float64)),
                 seconds=share + time.perf_counter() - started,
+            )
+
+
+def _chunks(batches: Iterable[Batch], size: int | None) -> Iterator[Batch]:
+    """Split batches into such of at most so many images; all of them if None."""
+    for batch in batches:
+        step = len(batch) if size is None else size
+        for first in range(0, len(batch), step):
+            part = slice(first, first + step)
+            yield Batch(
+                noisy=batch.noisy[part],
+                timesteps=batch.timesteps[part],
+                labels=batch.labels[part],
             )
 
 
@@ -167,12 +209,19 @@ def _run_until(last: str, calls: int, model: nn.Module, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def _calls(student: nn.Module, batch: Batch) -> dict[str, list[Tensor]]:
-    """List the inputs of each compressed layer, call by call; layers in order of their last."""
-    calls: dict[str, list[Tensor]] = {}
+def _calls(student: nn.Module, batch: Batch) -> dict[str, list[int]]:
+    """List the inputs of each compressed layer, call by call; layers in order of their last.
+
+    An input is a number: the same one for the same tensor. The tensors are not kept.
+    """
+    calls: dict[str, list[int]] = {}
+    seen = WeakTensorKeyDictionary()
+    count = itertools.count()
 
     def note(name: str, module: nn.Module, args: Any) -> None:
-        calls[name] = [*calls.pop(name, []), args[0]]
+        if args[0] not in seen:
+            seen[args[0]] = next(count)
+        calls[name] = [*calls.pop(name, []), seen[args[0]]]
 
     layers = [(n, m) for n, m in student.named_modules() if isinstance(m, CompressedLinear)]
     hooks = [layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers]
@@ -184,13 +233,12 @@ def _calls(student: nn.Module, batch: Batch) -> dict[str, list[Tensor]]:
     return calls
 
 
-def _stages(calls: Mapping[str, list[Tensor]], refresh: Refresh) -> list[list[str]]:
+def _stages(calls: Mapping[str, list[int]], refresh: Refresh) -> list[list[str]]:
     """Group neighbours in the order in which layers run: each group is served by one pass."""
 
     def same(one: str, other: str) -> bool:
         if refresh == "layer":
-            inputs = zip(calls[one], calls[other], strict=False)
-            return len(calls[one]) == len(calls[other]) and all(a is b for a, b in inputs)
+            return calls[one] == calls[other]
         return refresh == "model" or _block(one) == _block(other)
 
     stages: list[list[str]] = []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dpqlab.calibration.data import Batch
+from dpqlab.kernels.caches import keep_compilers_private
 from dpqlab.nn.taps import block_outputs
 
 
@@ -34,6 +35,7 @@ def compiled_blocks(*models: nn.Module) -> Iterator[None]:
     Elementwise work between the matrix products is fused, and so are decoding a weight and the
     sum of its gradient over equal codes.
     """
+    keep_compilers_private()
     dits: tuple[Any, ...] = models
     blocks: list[Any] = [block for dit in dits for block in dit.transformer_blocks]
     config: Any = torch._dynamo.config

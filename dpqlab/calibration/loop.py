@@ -27,6 +27,7 @@ from dpqlab.calibration.moves import reassign_, revive_
 from dpqlab.calibration.objectives import DistillationLoss
 from dpqlab.calibration.progress import Progress, fingerprint, load_progress, save_progress
 from dpqlab.calibration.rates import warmup_cosine
+from dpqlab.distributed import Team
 from dpqlab.errors import ConfigError
 from dpqlab.nn.accounting import ledger_of_model
 
@@ -84,6 +85,7 @@ def calibrate(
     config: CalibrationConfig,
     *,
     progress: Path | None = None,
+    team: Team | None = None,
 ) -> Generator[CalibrationRecord, None, None]:
     """Calibrate ``student`` in place, yielding a record each ``config.every`` steps.
 
@@ -104,6 +106,10 @@ def calibrate(
         A file that the run is saved to before each record is yielded. If it is there already, the
         run goes on from it: on a CPU as if it had never stopped. ``student`` must then be as it was
         when the run began (compressed, not calibrated).
+    team
+        The processes that calibrate the same student together: all call this function with the
+        same arguments, and each works on its part of every batch. Records and students are the
+        same; the leader alone writes ``progress``. A run may go on with a team of another size.
 
     Yields
     ------
@@ -113,8 +119,8 @@ def calibrate(
     Raises
     ------
     ConfigError
-        If the student has no compressed layers, too few images are given, or the training diverges;
-        the student then is in the best state so far.
+        If the student has no compressed layers, too few images are given, a batch does not divide
+        among the team, or the training diverges; the student then is in the best state so far.
     CheckpointError
         If ``progress`` belongs to another run, or cannot be read or written.
     """
@@ -123,16 +129,18 @@ def calibrate(
     student.eval()
     teacher.eval()
     with _cached_codes(student):
-        run = _Run(student, teacher, training, judged, config)
+        team = Team(device=training.alphas.device) if team is None else team
+        run = _Run(student, teacher, training, judged, config, team)
         best = Snapshot.of(student)
         try:
-            if progress is not None and progress.exists():
+            # asked of one, before it writes: the others might find what it has just begun
+            if progress is not None and team.agreed(progress.exists()):
                 saved = load_progress(progress, run.name)
                 record, best = run.resumed(saved), saved.best
             else:
                 record = run.record()
             while True:
-                if progress is not None:
+                if progress is not None and team.leads:
                     save_progress(progress, run.progress(best, record))
                 best.restore_(student)
                 yield record
@@ -146,6 +154,16 @@ def calibrate(
                     best = Snapshot.of(student)
         finally:
             best.restore_(student)
+
+
+def _check_shares(config: CalibrationConfig, team: Team) -> None:
+    """Refuse a batch of which some would get less than others: their means would not be its own."""
+    drawn = config.batch if config.objective.guidance is None else config.batch // 2
+    if drawn % team.world:
+        raise ConfigError(
+            f"a batch of {drawn} images does not divide among {team.world} processes: expected a "
+            "multiple of their number"
+        )
 
 
 @contextmanager
@@ -171,13 +189,17 @@ class _Run:
         training: CalibrationSource,
         judged: CalibrationSource,
         config: CalibrationConfig,
+        team: Team,
     ) -> None:
+        _check_shares(config, team)
+        self.team = team
         self.student, self.teacher, self.training, self.config = student, teacher, training, config
         dit: Any = teacher
         self.null_class: int = dit.config.num_embeds_ada_norm
         self.generator = torch.Generator(training.alphas.device).manual_seed(config.seed)
         self.held_out = self._draw(judged, config.holdout)
-        self.distiller = Distiller(student, teacher, config, self._batch(), training.alphas)
+        self.distiller = Distiller(student, teacher, config, self._batch(), training.alphas, team)
+        self.distiller.follow_leader_()
         self.true_bits = ledger_of_model(student).true_bits_per_weight
         self.name = fingerprint(student, config, self.held_out, len(training))
         self.lowest, self.revived = math.inf, 0
@@ -193,9 +215,11 @@ class _Run:
         )
 
     def _batch(self) -> Batch:
+        # everyone draws all of it, and so stays where the others are
         if self.config.objective.guidance is None:
-            return self._draw(self.training, self.config.batch)
-        return paired(self._draw(self.training, self.config.batch // 2), self.null_class)
+            return self._draw(self.training, self.config.batch).share(self.team)
+        drawn = self._draw(self.training, self.config.batch // 2).share(self.team)
+        return paired(drawn, self.null_class)
 
     def _codes(self) -> list[Tensor]:
         return [search.codes.clone() for search in self.distiller.searches.values()]
@@ -226,10 +250,13 @@ class _Run:
         # longer approximate; the E-step chooses by what layers put out, and mends that
         if revival is not None and self.step and self._due(revival):
             self.revived += revive_(self.distiller, revival.settings, self.generator)
+            self.distiller.follow_leader_()
         if e_step is not None and self._due(e_step):
             size = self.config.batch
-            batches = [self._draw(self.training, size) for _ in range(e_step.batches)]
+            drawn = [self._draw(self.training, size) for _ in range(e_step.batches)]
+            batches = [batch.share(self.team) for batch in drawn]
             reassign_(self.distiller, batches, e_step.settings)
+            self.distiller.follow_leader_()
 
     def _due(self, schedule: EStepSchedule | RevivalSchedule) -> bool:
         done = self.step / self.config.steps
@@ -237,7 +264,9 @@ class _Run:
 
     def record(self) -> CalibrationRecord:
         """Judge the present state."""
+        self.distiller.follow_leader_()
         losses: DistillationLoss = self.distiller.judge(self.held_out)
+        self.team.follow_([losses.total, losses.output, losses.features, losses.blocks])
         total = losses.total.item()
         if not math.isfinite(total):
             raise ConfigError(

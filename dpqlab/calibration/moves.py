@@ -18,10 +18,12 @@ from dpqlab.core import Encoded, Pool, split
 def reassign_(distiller: Distiller, batches: Sequence[Batch], config: EStepConfig) -> None:
     """Choose all codes again by output reconstruction, for the present codewords.
 
-    The student serves as scratch: it holds the present state afterwards.
+    The student serves as scratch: it holds the present state afterwards. In a team the batches are
+    this process's part.
     """
     distiller.store_()
-    for _ in assign_codes(distiller.student, distiller.teacher, batches, config):
+    student, teacher = distiller.student, distiller.teacher
+    for _ in assign_codes(student, teacher, batches, config, distiller.team):
         pass
     distiller.reread_codes_()
 

@@ -19,7 +19,7 @@ JUDGED_FEATURES = 0.1
 class DistillationLoss:
     """Distance from a teacher on one batch: ``total = output + feature_weight * features``.
 
-    ``output`` is the mean squared error of the predicted noise; ``features`` the mean over blocks
+    ``output`` is the mean squared error of the prediction; ``features`` the mean over blocks
     of ``blocks`` (B,), the relative squared error of each block's output. Scalars otherwise.
     """
 
@@ -40,7 +40,7 @@ def distillation(
     Parameters
     ----------
     student, teacher
-        Predicted noise (N, C, H, W), and the outputs of the blocks, each (N, tokens, width).
+        Predictions (N, C, H, W), and the outputs of the blocks, each (N, tokens, width).
     feature_weight
         Weight of the block features beside the output.
 
@@ -56,18 +56,27 @@ def distillation(
     return DistillationLoss(total=total, output=output, features=features, blocks=blocks)
 
 
-def block_errors(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Return the relative squared error of each block's output, (B,)."""
+def block_errors(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], power: Tensor | None = None
+) -> Tensor:
+    """Return the relative squared error of each block's output, (B,).
+
+    ``power`` (B,) is what they are relative to, if not to the teacher's own :func:`block_power`.
+    """
     if len(student) != len(teacher) or not student:
         raise ConfigError(
             f"student has {len(student)} blocks, teacher {len(teacher)}: expected as many"
         )
-    return torch.stack(
-        [
-            (mine.float() - theirs.float()).square().mean() / theirs.float().square().mean()
-            for mine, theirs in zip(student, teacher, strict=True)
-        ]
-    )
+    missed = [
+        (mine.float() - theirs.float()).square().mean()
+        for mine, theirs in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(missed) / (block_power(teacher) if power is None else power)
+
+
+def block_power(blocks: Sequence[Tensor]) -> Tensor:
+    """Return the mean square of each block's output, (B,)."""
+    return torch.stack([block.float().square().mean() for block in blocks])
 
 
 def training_loss(
@@ -75,8 +84,9 @@ def training_loss(
     teacher: tuple[Tensor, Sequence[Tensor]] | None,
     objective: Objective,
     *,
-    noise: Tensor | None,
+    target: Tensor | None,
     weights: Tensor,
+    power: Tensor | None = None,
 ) -> Tensor:
     """Return what a step minimises, a scalar.
 
@@ -85,15 +95,18 @@ def training_loss(
     student, teacher
         As in :func:`distillation`; the teacher may be None for an objective that does not distil.
         With ``objective.guidance`` the second half of the batch is the first without labels.
-    noise
-        What was added to the images (N, C, H, W), for the DDPM loss.
+    target
+        What the model should predict (N, C, H, W), for the DDPM loss.
     weights
         Of each image in the output's error, (N,).
+    power
+        What the errors of the blocks are relative to, (B,), if not to this teacher's outputs: those
+        of a batch of which this is a part.
 
     Raises
     ------
     ConfigError
-        If the DDPM loss is asked for and the noise is not known.
+        If the DDPM loss is asked for and the target is not known.
     """
     predicted = student[0].float()
     total = predicted.new_zeros(())
@@ -107,15 +120,16 @@ def training_loss(
         output = (weights * error.square().flatten(1).mean(1)).mean()
         total = total + objective.output * output
         if objective.features:
-            total = total + objective.features * block_errors(student[1], teacher[1]).mean()
+            errors = block_errors(student[1], teacher[1], power)
+            total = total + objective.features * errors.mean()
     if objective.ddpm:
-        if noise is None:
+        if target is None:
             raise ConfigError(
                 "the DDPM loss needs real images, whose noise is known: "
                 "calibrate by distillation, or give images"
             )
         # channels beyond the image's are a learned variance, which this loss says nothing about
-        ddpm = (predicted[:, : noise.shape[1]] - noise).square().mean()
+        ddpm = (predicted[:, : target.shape[1]] - target).square().mean()
         total = total + objective.ddpm * ddpm
     return total
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dpqlab.calibration.config import CalibrationConfig
 from dpqlab.calibration.data import Batch
 from dpqlab.calibration.masters import Snapshot
-from dpqlab.checkpoint.atomic import replace_file
+from dpqlab.checkpoint.whole import write_whole
 from dpqlab.errors import CheckpointError
 
 VERSION = "1"
@@ -100,13 +100,7 @@ def save_progress(path: Path, progress: Progress) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = json.dumps({"version": VERSION, "run": progress.run, "figures": dict(progress.figures)})
     data = save(tensors, metadata={_KEY: about, _SUM: _checksum(about, tensors)})
-    try:
-        replace_file(path, data)
-    except OSError as error:
-        raise CheckpointError(
-            f"could not write {path}: {error.strerror or error} ({len(data)} bytes are needed); "
-            "what was there is unchanged"
-        ) from error
+    write_whole(path, data)
 
 
 def load_progress(path: Path, run: str) -> Progress:

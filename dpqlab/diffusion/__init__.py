@@ -13,7 +13,7 @@ from dpqlab.diffusion.sampling import (
     sample_steps,
     to_uint8,
 )
-from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.diffusion.schedules import make_scheduler, scheduler_for
 
 __all__ = [
     "DiTRuntime",
@@ -29,6 +29,7 @@ __all__ = [
     "resolve",
     "sample_images",
     "sample_steps",
+    "scheduler_for",
     "to_uint8",
     "weight_bytes",
 ]

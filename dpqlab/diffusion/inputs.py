@@ -1,16 +1,23 @@
-"""What flows into the layers of a model while it draws images: no data is needed for it."""
+"""What flows into the layers of a model while it draws images: no data is needed for it.
+
+Sums of column moments take 8 * in bytes a layer, nothing to speak of; grams take 8 * in^2. The same
+images are drawn several times where the grams of all layers would be more than :data:`AT_ONCE`
+bytes, each time for some of the layers. With a lent model (:mod:`dpqlab.checkpoint.lending`) memory
+is thus bounded, whatever the number of blocks, by that model's largest Linear, the activations of a
+pass, and three times the larger of :data:`AT_ONCE` and one gram.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpqlab.diffusion.sampling import SampleRequest, sample_steps
-from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.diffusion.schedules import scheduler_for
 from dpqlab.nn.activations import input_grams, input_moments
 
 IMAGES = 10
@@ -18,14 +25,17 @@ STEPS = 10
 GUIDANCE = 1.5
 SEED = 30_000
 """Added to the seed: no evaluation draws these images."""
+AT_ONCE = 2**29
+"""Most bytes of sums that are gathered together, unless those of one layer are more."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InputStep:
     """One sampling step is watched.
 
-    ``inputs`` comes with the last one, ``index == total - 1``: moments by layer name, float32 on
-    the CPU.
+    ``inputs`` comes with the last step of the images that a layer was watched on: moments by layer
+    name, float32 on the CPU. Every layer comes once; the last step, ``index == total - 1``, brings
+    some or all of them.
     """
 
     index: int
@@ -60,12 +70,31 @@ def input_steps(
         Gather E[x x^T] (in, in) instead of E[x_j^2] (in,).
     """
     gather = input_grams if grams else input_moments
-    with gather(model, names) as means:
-        for step in sample_steps(model, make_scheduler("ddim"), request):
-            if step.index < step.total - 1:
-                yield InputStep(index=step.index, total=step.total)
-    found = {name: mean.mean.float().cpu() for name, mean in means.items()}
-    yield InputStep(index=request.steps - 1, total=request.steps, inputs=found)
+    parts = list(_parts(model, list(names))) if grams else [list(names)]
+    total = request.steps * len(parts)
+    for i, part in enumerate(parts):
+        with gather(model, part) as means:
+            for step in sample_steps(model, scheduler_for(model), request):
+                if step.index < step.total - 1:
+                    yield InputStep(index=i * request.steps + step.index, total=total)
+        found = {name: means.pop(name).mean.float().cpu() for name in part}
+        yield InputStep(index=(i + 1) * request.steps - 1, total=total, inputs=found)
+        del found
+
+
+def _parts(model: nn.Module, names: list[str]) -> Iterator[list[str]]:
+    """Split layers so that the grams of a part fit into :data:`AT_ONCE`; at least one each."""
+    part: list[str] = []
+    size = 0
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        gram = 8 * getattr(layer, "in_features", 0) ** 2
+        if part and size + gram > AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += gram
+    yield part
 
 
 @torch.no_grad()
@@ -73,6 +102,7 @@ def inputs_of(
     model: Any, names: Iterable[str], request: SampleRequest, *, grams: bool = False
 ) -> dict[str, Tensor]:
     """Return what :func:`input_steps` gathers, at once."""
-    *_, last = input_steps(model, names, request, grams=grams)
-    assert last.inputs is not None
-    return last.inputs
+    found: dict[str, Tensor] = {}
+    for step in input_steps(model, names, request, grams=grams):
+        found |= step.inputs or {}
+    return found

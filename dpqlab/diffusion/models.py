@@ -118,7 +118,7 @@ def load_pipeline(
         if is_compressed(folder)
         else _load_full(folder, dtype).to(device)
     )
-    return PixelDiTPipeline(transformer.eval(), _load_scheduler(folder))
+    return PixelDiTPipeline(transformer.eval(), load_scheduler(folder))
 
 
 @contextmanager
@@ -166,7 +166,14 @@ def _load_full(folder: Path, dtype: torch.dtype) -> nn.Module:
     return transformer
 
 
-def _load_scheduler(folder: Path) -> SchedulerMixin:
+def load_scheduler(folder: Path) -> SchedulerMixin:
+    """Load the noise schedule of a pipeline's folder.
+
+    Raises
+    ------
+    CheckpointError
+        If it is none of those that dpqlab knows, or has settings that it does not take.
+    """
     import diffusers
 
     path = folder / "scheduler" / "scheduler_config.json"

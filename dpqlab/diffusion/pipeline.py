@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, Schedu
 from torch import Tensor
 
 from dpqlab.diffusion.sampling import SampleRequest, SampleStep, sample_steps
+from dpqlab.diffusion.schedules import remember_prediction
 from dpqlab.errors import CheckpointError, ConfigError
 from dpqlab.nn.embedder import tie_embedders_, untie_embedders_
 from dpqlab.nn.linear import PackedLinear
@@ -28,9 +29,10 @@ class PixelDiTPipeline(DiffusionPipeline):
     Parameters
     ----------
     transformer
-        ``DiTTransformer2DModel`` predicting the noise, full precision or compressed.
+        ``DiTTransformer2DModel``, full precision or compressed.
     scheduler
-        DDIM, DPM-Solver++ or another diffusers scheduler (:func:`dpqlab.diffusion.make_scheduler`).
+        DDIM, DPM-Solver++ or another diffusers scheduler (:func:`dpqlab.diffusion.make_scheduler`),
+        which says what the transformer predicts: the noise, or the velocity.
     """
 
     model_cpu_offload_seq = "transformer"
@@ -42,6 +44,7 @@ class PixelDiTPipeline(DiffusionPipeline):
     def __init__(self, transformer: ModelMixin, scheduler: SchedulerMixin) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
+        remember_prediction(transformer, scheduler)
 
     def steps(self, request: SampleRequest) -> Generator[SampleStep, Tensor | None, None]:
         """Yield every step of ``request``: see :func:`dpqlab.diffusion.sampling.sample_steps`."""

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpqlab.diffusion.learned_variance import check_variance, guided, uses_variance
+from dpqlab.diffusion.schedules import check_prediction, clean_image, prediction_of
 from dpqlab.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class PreparedDenoiser(Protocol):
         ...
 
     def __call__(self, hidden_states: Tensor, timestep: Tensor, class_labels: Tensor) -> Any:
-        """Return an object whose ``sample`` is the predicted noise."""
+        """Return an object whose ``sample`` is the prediction."""
         ...
 
 
@@ -149,14 +151,18 @@ def initial_noise(
     return torch.stack(rows).to(device)
 
 
-def guided_noise(
-    transformer: Denoiser, latents: Tensor, timestep: Tensor, labels: Tensor, guidance: float
+def guided_prediction(
+    transformer: Denoiser,
+    latents: Tensor,
+    timestep: Tensor,
+    labels: Tensor,
+    guidance: float,
+    variance: bool = False,
 ) -> Tensor:
-    """Predict the noise with classifier-free guidance.
+    """Predict the noise, or the velocity, with classifier-free guidance.
 
     Both branches go through the model in one batch. The null class comes from the model's own
-    config (diffusers' DiTPipeline hard-codes ImageNet's 1000). Channels beyond the image's (a
-    learned variance) are dropped.
+    config (diffusers' DiTPipeline hard-codes ImageNet's 1000).
 
     Parameters
     ----------
@@ -166,29 +172,45 @@ def guided_noise(
         A scalar, and int64 (N,).
     guidance
         Scale; at 1 the unguided branch is not computed.
+    variance
+        Whether to keep the channels beyond the image's, a learned variance
+        (:mod:`dpqlab.diffusion.learned_variance`).
 
     Returns
     -------
-    Tensor of the shape and dtype of ``latents``.
+    Tensor of the shape and dtype of ``latents``; with its variance (N, 2C, H, W).
     """
     config: Any = transformer.config
+    channels = latents.shape[1]
 
     def predict(x: Tensor, classes: Tensor) -> Tensor:
         times = timestep.expand(len(classes))
         out = transformer(x.to(compute_dtype(transformer)), timestep=times, class_labels=classes)
-        return out.sample[:, : latents.shape[1]].to(latents.dtype)
+        return out.sample[:, : 2 * channels if variance else channels].to(latents.dtype)
 
     if guidance == 1:
         return predict(latents, labels)
     null = torch.full_like(labels, config.num_embeds_ada_norm)
     both = predict(torch.cat([latents, latents]), torch.cat([labels, null]))
-    with_class, without_class = both.chunk(2)
-    return without_class + guidance * (with_class - without_class)
+    return guided(both, channels, guidance)
 
 
 def compute_dtype(transformer: Denoiser) -> torch.dtype:
     """Return the dtype that a DiT's input layer works in, which its inputs must have."""
     return next(p.dtype for p in transformer.parameters() if p.is_floating_point())
+
+
+def device_of_model(transformer: Denoiser) -> torch.device:
+    """Return the device that a DiT computes on: where its weights are, or where they will be sent.
+
+    With ``enable_model_cpu_offload`` and the like, weights wait elsewhere between two passes.
+    """
+    if isinstance(transformer, nn.Module):
+        for module in transformer.modules():
+            device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return next(transformer.parameters()).device
 
 
 def step_options(scheduler: SchedulerMixin, request: SampleRequest) -> dict[str, Any]:
@@ -224,7 +246,8 @@ def sample_steps(
     Parameters
     ----------
     transformer
-        A diffusers DiT (or anything with its forward and config) predicting the noise, or what
+        A diffusers DiT (or anything with its forward and config) predicting what the scheduler
+        takes for it (the noise, or the velocity), or what
         :func:`dpqlab.diffusion.prepare_runtime` made of it.
     scheduler
         A diffusers scheduler; it is set to ``request.steps`` and holds state while this runs.
@@ -240,10 +263,12 @@ def sample_steps(
     Raises
     ------
     ConfigError
-        For a label that the model does not know.
+        For a label that the model does not know, or a scheduler made for another kind of model.
     ShapeError
         If ``latents`` are not of the model's shape, one for each label.
     """
+    check_prediction(transformer, scheduler)
+    check_variance(transformer, scheduler)
     config: Any = transformer.config
     classes, side = config.num_embeds_ada_norm, config.sample_size
     if max(request.labels) > classes:
@@ -266,7 +291,7 @@ def _steps(
     transformer: Denoiser, scheduler: SchedulerMixin, request: SampleRequest, latents: Tensor
 ) -> Generator[SampleStep, Tensor | None, None]:
     sampler: Any = scheduler
-    device = next(transformer.parameters()).device
+    device = device_of_model(transformer)
     # the schedule stays on the host, where its numbers are needed at every step: read from a GPU,
     # each would wait for the work before it
     sampler.set_timesteps(request.steps, device="cpu")
@@ -279,13 +304,17 @@ def _steps(
     extra = step_options(scheduler, request)
     # float32 whatever the model computes in: the steps add up small differences
     x = latents.to(device, torch.float32) * sampler.init_noise_sigma
-    total = len(sampler.timesteps)
+    total, prediction = len(sampler.timesteps), prediction_of(scheduler)
+    variance = uses_variance(scheduler)
     for index, t in enumerate(sampler.timesteps):
         model_input = sampler.scale_model_input(x, t)
-        noise = guided_noise(transformer, model_input, t.to(where), labels, request.guidance)
+        predicted = guided_prediction(
+            transformer, model_input, t.to(where), labels, request.guidance, variance
+        )
         alpha = sampler.alphas_cumprod[int(t)].to(x.dtype)
-        clean = ((model_input - (1 - alpha).sqrt() * noise) / alpha.sqrt()).clamp(-1, 1)
-        x = sampler.step(noise, t, x, **extra).prev_sample
+        image = predicted[:, : x.shape[1]]
+        clean = clean_image(image, model_input, alpha, prediction).clamp(-1, 1)
+        x = sampler.step(predicted, t, x, **extra).prev_sample
         sent = yield SampleStep(
             index=index, total=total, timestep=int(t), latents=x, predicted_clean=clean
         )

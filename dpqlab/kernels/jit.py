@@ -10,6 +10,8 @@ import numba
 from numba.core.ccallback import CFunc
 from numba.core.sigutils import normalize_signature
 
+from dpqlab.kernels.caches import cache_folder
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILES = ("coded_loops.py", "lloyd.py", "regions.py", "vectors.py")
@@ -49,10 +51,18 @@ def _keep(function: Any) -> None:
 
     Left alone, numba looks at the file of the function, but what it calls is compiled into it too.
     """
-    try:
-        function.enable_caching()
-    except RuntimeError:  # no folder to cache in: compile anew in every process
+    config: Any = numba.config
+    usual = config.CACHE_DIR
+    folder = usual or cache_folder("numba")
+    if folder is None:  # compile anew in every process
         return
+    try:
+        config.CACHE_DIR = str(folder)  # read by the next line alone
+        function.enable_caching()
+    except RuntimeError:  # it cannot be written to
+        return
+    finally:
+        config.CACHE_DIR = usual
     function._cache._cache_file._source_stamp = _sources()
 
 

@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import importlib
 import os
-import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from dpqlab.errors import BackendError
+from dpqlab.kernels.caches import cache_folder
 
 _INSTALL = "pip install 'dpqlab[gpu]', or a CUDA build of PyTorch, which brings it along"
 
@@ -259,7 +259,7 @@ def _cached_cubin(source: Source, architecture: str) -> bytes:
         raise BackendError(reason)
     version = _checked(_nvrtc().nvrtcVersion(), several=True)
     key = hashlib.sha256(repr((source, architecture, version)).encode()).hexdigest()
-    folder = _cache_folder()
+    folder = cache_folder("kernels")
     if folder is None:
         return compile_source(source, architecture)[0]
     path = folder / f"{key}.cubin"
@@ -275,21 +275,6 @@ def _cached_cubin(source: Source, architecture: str) -> bytes:
         except OSError:
             Path(temporary).unlink(missing_ok=True)
     return cubin
-
-
-def _cache_folder() -> Path | None:
-    """Return a folder that nobody else can write to, or None if there is none."""
-    if not hasattr(os, "getuid"):
-        return None
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "dpqlab" / "kernels"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except (OSError, RuntimeError):
-        return None
-    private = stat.S_IMODE(found.st_mode) & 0o077 == 0
-    return folder if private and found.st_uid == os.getuid() else None
 
 
 def _nvrtc() -> Any:

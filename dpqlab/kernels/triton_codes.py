@@ -21,7 +21,10 @@ import triton
 import triton.language as tl
 
 from dpqlab.errors import ShapeError
+from dpqlab.kernels.caches import keep_compilers_private
 from dpqlab.kernels.coded import CodedWeight
+
+keep_compilers_private()
 
 MAX_UNIT = 8  # values: 16 bytes of float16, the widest load of a thread
 _NARROW = 1 << 30  # below it, with room for a tile, an index fits an int32

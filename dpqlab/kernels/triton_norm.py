@@ -19,6 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from dpqlab.errors import ShapeError
+from dpqlab.kernels.caches import keep_compilers_private
+
+keep_compilers_private()
 
 MAX_WIDTH = 4096  # values of a token: 32 registers of each thread
 

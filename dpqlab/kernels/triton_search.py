@@ -18,6 +18,10 @@ import torch
 import triton
 import triton.language as tl
 
+from dpqlab.kernels.caches import keep_compilers_private
+
+keep_compilers_private()
+
 BLOCK_POINTS = 128
 BLOCK_WORDS = 64
 SMALLEST_DOT = 16  # of the inner dimension of a product on tensor cores

@@ -29,8 +29,8 @@ def storage_of(model: nn.Module) -> Storage | None:
     return getattr(model, _STORAGE, None)
 
 
-def set_storage_(model: nn.Module, storage: Storage) -> None:
-    """Record how the model is stored."""
+def set_storage_(model: nn.Module, storage: Storage | None) -> None:
+    """Record how the model is stored; None for a model that is dense again."""
     setattr(model, _STORAGE, storage)
 
 

@@ -11,7 +11,7 @@ under autocast. Every row of an input counts alike, every call of a module count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dpqlab.core.precision import exact_float32
+from dpqlab.distributed import Team
 from dpqlab.errors import ConfigError, ShapeError
 
 Data = TypeVar("Data")
@@ -35,8 +36,18 @@ class RunningMean:
 
     def add(self, values: Tensor, count: int) -> None:
         """Add ``values``, which sum over ``count`` rows."""
-        self._sum = values.double() if self._sum is None else self._sum + values
+        if self._sum is None:
+            self._sum = values.to(torch.float64, copy=True)
+        else:
+            self._sum += values  # in place: a gram is not there twice
         self.count += count
+
+    def join_(self, team: Team) -> None:
+        """Take in the rows that the other processes of a team have seen."""
+        if self._sum is None:
+            raise ConfigError(f"{self.name} has not run: pass data through the model first")
+        team.sum_([self._sum])
+        self.count = round(team.total(self.count))
 
     @property
     def mean(self) -> Tensor:
@@ -74,7 +85,9 @@ class PairedMoments:
 
 
 @contextmanager
-def input_moments(model: nn.Module, names: Iterable[str]) -> Iterator[Mapping[str, RunningMean]]:
+def input_moments(
+    model: nn.Module, names: Iterable[str]
+) -> Iterator[MutableMapping[str, RunningMean]]:
     """Gather E[x_j^2] of the inputs of Linears while the block is left open.
 
     Parameters
@@ -86,8 +99,8 @@ def input_moments(model: nn.Module, names: Iterable[str]) -> Iterator[Mapping[st
 
     Yields
     ------
-    Mapping of name to RunningMean
-        Its ``mean`` has shape (in,).
+    dict of name to RunningMean
+        Its ``mean`` has shape (in,). Layers may be taken out of it once they are no longer needed.
 
     Raises
     ------
@@ -107,10 +120,13 @@ def input_moments(model: nn.Module, names: Iterable[str]) -> Iterator[Mapping[st
 
 
 @contextmanager
-def input_grams(model: nn.Module, names: Iterable[str]) -> Iterator[Mapping[str, RunningMean]]:
+def input_grams(
+    model: nn.Module, names: Iterable[str]
+) -> Iterator[MutableMapping[str, RunningMean]]:
     """Gather E[x x^T] of the inputs of Linears: as :func:`input_moments`, but (in, in).
 
-    A gram takes 8 * in^2 bytes: process the names in groups if that is too much for all at once.
+    A gram takes 8 * in^2 bytes, and what one call adds to it half as much: process the names in
+    groups if that is too much for all at once, as :mod:`dpqlab.diffusion.inputs` does.
     """
     with _gathered(model, names, lambda rows: rows.T @ rows) as means:
         yield means
@@ -122,6 +138,7 @@ def paired_statistics(
     names: Sequence[str],
     run: Callable[[nn.Module, Data], object],
     batches: Iterable[Data],
+    team: Team | None = None,
 ) -> dict[str, PairedMoments]:
     """Gather the moments of student layers against the outputs of the teacher's.
 
@@ -133,11 +150,15 @@ def paired_statistics(
     teacher, student
         Models with Linears of the same names and shapes.
     names
-        The layers to watch; 8 * in * (in + out) bytes each.
+        The layers to watch; 8 * in * (in + out) bytes each. Beside them there are the teacher's
+        outputs of one batch, 4 * rows * out bytes a layer, and what one call adds to the sums.
     run
         ``run(model, batch)`` passes a batch through either model, in the same way.
     batches
         What to pass through.
+    team
+        The processes whose batches count together; each gets the moments of all. They may have
+        batches of different sizes, but none is without.
 
     Returns
     -------
@@ -183,16 +204,20 @@ def paired_statistics(
                 f"{left[0]} ran {len(outputs[left[0]])} times more in the teacher than in the "
                 "student: both must run alike"
             )
-    return {
-        name: PairedMoments(gram=g.mean, cross=c.mean, power=p.mean, count=g.count)
-        for name, (g, c, p) in sums.items()
-    }
+    if team is not None and team.world > 1:
+        for mean in (mean for parts in sums.values() for mean in parts):
+            mean.join_(team)
+    found: dict[str, PairedMoments] = {}
+    for name in names:
+        g, c, p = sums.pop(name)  # the sums of a layer go when its means are there
+        found[name] = PairedMoments(gram=g.mean, cross=c.mean, power=p.mean, count=g.count)
+    return found
 
 
 @contextmanager
 def _gathered(
     model: nn.Module, names: Iterable[str], summed: Callable[[Tensor], Tensor]
-) -> Iterator[Mapping[str, RunningMean]]:
+) -> Iterator[MutableMapping[str, RunningMean]]:
     names = list(names)
     means = {name: RunningMean(name) for name in names}
 

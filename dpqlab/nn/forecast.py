@@ -21,8 +21,8 @@ from dpqlab.nn.targets import Target, targets_of, validate_shapes
 def forecast_(model: nn.Module, plan: Plan) -> ModelLedger:
     """Count what ``compress_(model, plan)`` would store.
 
-    Exact without pools; a pool with a budget counts as all of its budget and its codes at their
-    widest, which is the most that they can take.
+    Exact without pools; a pool with a budget counts as all of its budget, or (a ragged one) as all
+    that k-means makes where this is less, and its codes at their widest: the most that they take.
 
     Parameters
     ----------
@@ -79,9 +79,12 @@ def _layer(target: Target, sharing: list[Target], plan: Plan) -> LayerLedger:
     )
     if target is not sharing[0]:
         return counted
-    if target.pool is not None and target.pool.budget is not None:
+    if target.pool is not None:
         codes = sum(_code_bits(codec, member, sizes) for member in sharing)
-        return replace(counted, pool=int(target.pool.budget * codes))
+        most = int(target.pool.budget * codes)
+        if target.pool.form == "ragged":  # never more than what k-means made, and where it is
+            most = min(most, 16 * codec.d * sum(sizes) + OFFSET_BITS * len(sizes))
+        return replace(counted, pool=most)
     uneven = len(set(sizes)) > 1
     return replace(counted, pool=16 * codec.d * sum(sizes), table=OFFSET_BITS * len(sizes) * uneven)
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dpqlab.core import CodebookCodec, Member, ModelLedger, PoolConfig, PruneRecord, prune_path
+from dpqlab.core import (
+    CodebookCodec,
+    LazyWeight,
+    Member,
+    ModelLedger,
+    PoolConfig,
+    PruneRecord,
+    prune_path,
+)
+from dpqlab.core.lazy import dense
 from dpqlab.core.pruning import POINTS
 from dpqlab.core.refitting import weighted_errors
 from dpqlab.kernels.dispatch import best_assigner, best_clusterer
@@ -98,11 +108,12 @@ class Budget:
 
 def path_steps(
     model: nn.Module,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor | LazyWeight],
     inputs: Mapping[str, Tensor],
     config: PoolConfig,
     *,
     seed: int = 0,
+    kept: Mapping[str, PoolPath] | None = None,
 ) -> Iterator[PathStep]:
     """Walk the path of every pool of a model that was compressed without one.
 
@@ -111,23 +122,33 @@ def path_steps(
     model
         The compressed model.
     weights
-        The full-precision weights of its layers, by layer name.
+        The full-precision weights of its layers, by layer name; lazy ones are read whenever they
+        are looked at, one at a time.
     inputs
         Column moments (in,) or grams (in, in) of what goes into the layers, by layer name.
     config
         How to prune; its budget plays no part.
     seed
         Of the k-means of indexed pools.
+    kept
+        Paths that are known already, by the first layer of their pool; they are not walked again.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, CompressedLinear)}
     sharing: dict[int, list[str]] = {}
     for name, layer in layers.items():
         sharing.setdefault(id(layer.pool), []).append(name)
-    total = sum(weights[name].numel() for name in layers)
+    total = sum(prod(weights[name].shape) for name in layers)
     done = 0.0
     for names in sharing.values():
+        unit = sum(prod(weights[name].shape) for name in names) / total
+        if kept is not None and names[0] in kept:
+            done += unit
+            known = kept[names[0]]
+            yield PathStep(
+                done=done, name=names[0], codewords=known.records[-1].codewords, path=known
+            )
+            continue
         members = _members({name: layers[name] for name in names}, weights, inputs)
-        unit = sum(weights[name].numel() for name in names) / total
         expected = POINTS * (2 if config.form == "auto" else 1) + 2
         records: list[PruneRecord] = []
         for record in _walk(members, layers[names[0]].codec, config, names[0], seed):
@@ -138,15 +159,19 @@ def path_steps(
         path = PoolPath(
             names=tuple(names),
             records=tuple(records),
-            energy=sum(float(weights[name].detach().double().square().sum()) for name in names),
+            energy=sum(_energy(dense(weights[name])) for name in names),
             weighted_energy=sum(weighted_errors(member)[1] for member in members),
         )
         yield PathStep(done=done, name=names[0], codewords=records[-1].codewords, path=path)
 
 
+def _energy(weight: Tensor) -> float:
+    return float(weight.detach().double().square().sum())
+
+
 def _members(
     layers: Mapping[str, CompressedLinear],
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor | LazyWeight],
     inputs: Mapping[str, Tensor],
 ) -> list[Member]:
     """Make the members of one pool, which hold the very same codewords."""
@@ -158,14 +183,17 @@ def _members(
         gram = known if known.ndim == 2 else None
         moments = known if gram is None else gram.diagonal()
         whole = replace(part, pool=shared)
-        members.append(Member(weight=weights[name], encoded=whole, moments=moments, gram=gram))
+        weight, read = weights[name], None
+        if isinstance(weight, LazyWeight):
+            weight, read = torch.empty(weight.shape, device="meta"), weight.read
+        members.append(Member(weight=weight, encoded=whole, moments=moments, gram=gram, read=read))
     return members
 
 
 def _walk(
     members: Sequence[Member], codec: CodebookCodec, config: PoolConfig, name: str, seed: int
 ) -> Iterator[PruneRecord]:
-    device = members[0].weight.device
+    device = members[0].encoded.codes.device
     digest = hashlib.sha256(f"{seed}:{name}:path".encode()).digest()
     points = prune_path(
         members,

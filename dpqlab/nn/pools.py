@@ -1,8 +1,9 @@
 """Fit, encode and squeeze: from the Linears that share a pool to the layers that take their place.
 
 Without a pool config layers are encoded one by one, when their turn comes. A pool that is squeezed
-is squeezed over all the layers that use it at once, so that their weights and codes are in memory
-together until the last of them is replaced: that is what sharing one costs.
+is squeezed over all the layers that use it at once, so that their codes are in memory together
+until the last of them is replaced: that is what sharing one costs. Their weights are read whenever
+they are looked at; on an accelerator they stay there meanwhile, since reading takes longest.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from dpqlab.core import (
     CodebookCodec,
     Encoded,
+    LazyWeight,
     Member,
     Pool,
     PoolConfig,
@@ -28,6 +31,7 @@ from dpqlab.core import (
 from dpqlab.errors import ConfigError
 from dpqlab.kernels.dispatch import best_assigner, best_clusterer
 from dpqlab.nn.linear import CompressedLinear
+from dpqlab.nn.sources import ModuleWeights, WeightSource
 from dpqlab.nn.targets import Moments, Target
 
 
@@ -64,11 +68,14 @@ class Pools:
         Column moments by layer name.
     weighted
         Whether k-means is weighted by them.
+    source
+        Of the weights.
     """
 
     seed: int
     moments: Moments
     weighted: bool
+    source: WeightSource = field(default_factory=ModuleWeights)
     open: dict[tuple[str, PoolConfig | None], _Shared] = field(
         default_factory=dict[tuple[str, PoolConfig | None], _Shared]
     )
@@ -92,7 +99,7 @@ class Pools:
             shared = self.open[target.group] = self._shared(codec, sharing)
         encoded = shared.encoded.pop(target.name, None)
         if encoded is None:
-            weight = target.linear.weight.float()
+            weight = self.source.weight(target)
             encoded = encode(weight, codec, shared.pool, assigner=best_assigner(weight.device))
         owner = shared.parameter is None
         layer = CompressedLinear.from_encoded(
@@ -107,13 +114,29 @@ class Pools:
             del self.open[target.group]
         return Fitted(layer=layer, owner=owner, made=len(shared.pool.entries))
 
+    def reopen(self, target: Target, pool: Pool) -> None:
+        """Go on with the pool of layers that were made before, for the rest of their group.
+
+        Parameters
+        ----------
+        target
+            One of the group, which must not be one that is squeezed: there, pool and codes are made
+            together.
+        pool
+            On the device of the source.
+        """
+        assert target.pool is None
+        parameter = nn.Parameter(pool.entries, requires_grad=False)
+        self.open[target.group] = _Shared(pool=pool, parameter=parameter)
+
     def _shared(self, codec: CodebookCodec, sharing: Sequence[Target]) -> _Shared:
         """Fit one pool on all layers that share it, in the order of their names."""
         ordered = sorted(sharing, key=lambda target: _natural(target.name))
-        weights = [target.linear.weight.float() for target in ordered]
+        device = self.source.device(ordered[0])
+        weights = [self._lazy(target) for target in ordered]
         moments = [self._moments(target) for target in ordered]
         importance = [
-            spread(m, codec.d).expand(len(w), -1)
+            spread(m, codec.d).expand(w.shape[0], -1)
             for m, w in zip(moments, weights, strict=True)
             if m is not None and self.weighted
         ]
@@ -122,15 +145,13 @@ class Pools:
             weights,
             codec,
             generator=self._generator(key),
-            clusterer=best_clusterer(weights[0].device),
+            clusterer=best_clusterer(device),
             sample_weights=importance or None,
         )
         if config is None:
             return _Shared(pool=pool)
-        assigner = best_assigner(weights[0].device)
         members = [
-            Member(weight=w, encoded=encode(w, codec, pool, assigner=assigner), moments=m)
-            for w, m in zip(weights, moments, strict=True)
+            _member(w, codec, pool, moments=m) for w, m in zip(weights, moments, strict=True)
         ]
         names = [target.name for target in ordered]
         encoded = self._squeezed(members, config, codec, names)
@@ -140,7 +161,7 @@ class Pools:
         self, members: list[Member], config: PoolConfig, codec: CodebookCodec, names: list[str]
     ) -> tuple[Encoded, ...]:
         """Prune all members together."""
-        device = members[0].weight.device
+        device = members[0].encoded.codes.device
         try:
             return prune(
                 members,
@@ -156,12 +177,28 @@ class Pools:
 
     def _moments(self, target: Target) -> Tensor | None:
         found = self.moments.get(target.name)
-        return None if found is None else found.to(target.linear.weight.device)
+        return None if found is None else found.to(self.source.device(target))
+
+    def _lazy(self, target: Target) -> LazyWeight:
+        shape = (target.linear.out_features, target.linear.in_features)
+        return LazyWeight(shape=shape, read=partial(self.source.weight, target))
 
     def _generator(self, key: str) -> torch.Generator:
         """Return a generator that depends on the seed and the key alone."""
         digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _member(
+    weight: LazyWeight, codec: CodebookCodec, pool: Pool, *, moments: Tensor | None
+) -> Member:
+    """Encode a layer that is to be squeezed with others."""
+    values = weight.read()
+    encoded = encode(values, codec, pool, assigner=best_assigner(values.device))
+    if values.device.type != "cpu":
+        return Member(weight=values, encoded=encoded, moments=moments)
+    shape_only = torch.empty(weight.shape, device="meta")
+    return Member(weight=shape_only, encoded=encoded, moments=moments, read=weight.read)
 
 
 def spread(moments: Tensor, d: int) -> Tensor:

@@ -1,4 +1,10 @@
-"""Replace a model's Linears by compressed ones, in place."""
+"""Replace a model's Linears by compressed ones, in place.
+
+:func:`layer_steps` makes the layers, group by group: those that share a pool one after the other,
+so that no more than one pool is open at a time. It reads weights from wherever they are, and puts
+nothing anywhere: :func:`compress_steps` puts the layers into a model,
+:func:`dpqlab.checkpoint.streaming.stream_steps` into files.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +31,7 @@ from dpqlab.nn.accounting import (
     ledger_of_model,
     set_storage_,
 )
-from dpqlab.nn.linear import CompressedLinear, ScalarLinear
+from dpqlab.nn.linear import CompressedLinear, PackedLinear, ScalarLinear
 from dpqlab.nn.plan import FLOAT_DTYPES, Plan
 from dpqlab.nn.pools import Pools
 from dpqlab.nn.targets import Moments, Skipped, Target, skipped_layers, targets_of, validate
@@ -33,9 +39,11 @@ from dpqlab.nn.targets import Moments, Skipped, Target, skipped_layers, targets_
 __all__ = [
     "Compression",
     "LayerRecord",
+    "Made",
     "Skipped",
     "compress_",
     "compress_steps",
+    "layer_steps",
     "ledger_of_model",
 ]
 
@@ -74,6 +82,15 @@ class LayerRecord:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Made:
+    """A compressed layer, the names of the Linear that it replaces, and its record."""
+
+    names: tuple[str, ...]
+    layer: PackedLinear
+    record: LayerRecord
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compression:
     """What :func:`compress_` did."""
@@ -94,7 +111,8 @@ def compress_(
 
     Memory stays bounded: one layer at a time, its dense weight freed once it is replaced. Layers
     whose rule squeezes a pool that they share are encoded together, so their codes (8 bytes a
-    sub-vector) wait in memory until each is replaced. Every parameter that is kept is rounded to
+    sub-vector, a few times) wait in memory until each is replaced; layers that share a pool follow
+    one another. Every parameter that is kept is rounded to
     what ``plan.rest_dtype`` can represent, and stays in its dtype. The result depends on the
     weights, the plan, the seed and the layers' names, not on the order of the layers.
 
@@ -143,21 +161,48 @@ def _steps(
 ) -> Iterator[LayerRecord]:
     _round_rest_(model, plan, targets)
     set_storage_(model, Storage(rest_dtype=plan.rest_dtype, bias_dtype=plan.bias_dtype))
+    steps = layer_steps(plan, targets, pools)
+    del targets  # emptied by the steps, so that each dense weight is freed once it is replaced
+    for made in steps:
+        for name in made.names:
+            model.set_submodule(name, made.layer)
+        record = made.record
+        del made
+        yield record
+
+
+@torch.no_grad()
+def layer_steps(
+    plan: Plan, targets: list[Target], pools: Pools, *, before: int = 0
+) -> Iterator[Made]:
+    """Make the layers that take the place of some Linears.
+
+    Parameters
+    ----------
+    plan
+        Says how biases are stored.
+    targets
+        The Linears, all of a group or those that are left of it. The list is emptied on the way.
+    pools
+        Makes the layers, and reads the weights.
+    before
+        How many layers were made earlier: the records count on from there.
+    """
+    total = before + len(targets)
     sharing: dict[tuple[str, PoolConfig | None], list[Target]] = defaultdict(list)
     for target in targets:
         sharing[target.group].append(target)
-    total = len(targets)
-    targets.reverse()  # popped one by one, so that each dense weight is freed once it is replaced
-    for index in range(total):
+    queue = [target for group in sharing.values() for target in group]
+    targets.clear()
+    queue.reverse()
+    for index in range(before, total):
         started = time.perf_counter()
-        target = targets.pop()
+        target = queue.pop()
         layer, owner, made = _compressed(target, plan, pools, sharing[target.group])
         sharing[target.group].remove(target)
-        weight, decoded = target.linear.weight, layer.decode()
+        weight, decoded = pools.source.weight(target), layer.decode()
         moments = pools.moments.get(target.name)
         layer.train(target.linear.training)
-        for name in target.names:
-            model.set_submodule(name, layer)
         record = LayerRecord(
             index=index,
             total=total,
@@ -171,19 +216,21 @@ def _steps(
             ledger=layer_ledger(target.name, layer, owns_pool=owner),
             seconds=time.perf_counter() - started,
         )
-        del target, layer, weight, decoded
-        yield record
+        step = Made(names=target.names, layer=layer, record=record)
+        del target, layer, weight, decoded, record
+        yield step
+        del step
 
 
 def _compressed(
     target: Target, plan: Plan, pools: Pools, sharing: list[Target]
 ) -> tuple[CompressedLinear | ScalarLinear, bool, int]:
     """Encode one layer; also say whether it is the first user of its pool, and what was made."""
-    linear, codec = target.linear, target.codec
-    bias = None if linear.bias is None else linear.bias.to(FLOAT_DTYPES[plan.bias_dtype])
+    codec, bias = target.codec, pools.source.bias(target)
+    bias = None if bias is None else bias.to(FLOAT_DTYPES[plan.bias_dtype])
     if isinstance(codec, ScalarCodec):
-        encoded = scalar_encode(linear.weight.float(), codec)
-        dtype = linear.weight.dtype
+        encoded = scalar_encode(pools.source.weight(target), codec)
+        dtype = target.linear.weight.dtype
         layer = ScalarLinear.from_encoded(encoded, codec, bias=bias, compute_dtype=dtype)
         return layer, True, 0
     fitted = pools.layer(target, sharing, bias)

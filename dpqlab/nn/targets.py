@@ -84,6 +84,20 @@ def targets_of(model: nn.Module, plan: Plan) -> list[Target]:
 
 def validate(model: nn.Module, plan: Plan, targets: list[Target], moments: Moments) -> None:
     """Raise :class:`ConfigError` for anything that would stop the surgery half way."""
+    validate_structure(model, plan, targets, moments)
+    for target in targets:
+        for leaf, tensor in target.linear.named_parameters():
+            validate_values(f"{target.name}.{leaf}", tensor, stored_dtype(leaf, plan))
+    compressed = {id(p) for target in targets for p in target.linear.parameters()}
+    for name, tensor in kept_tensors(model):
+        if id(tensor) not in compressed and tensor.is_floating_point():
+            validate_values(name, tensor, plan.rest_dtype)
+
+
+def validate_structure(
+    model: nn.Module, plan: Plan, targets: list[Target], moments: Moments
+) -> None:
+    """Raise :class:`ConfigError` for what does not depend on the values of the weights."""
     packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
     if packed:
         raise ConfigError(f"{packed[0]} is compressed already: start from the full-precision model")
@@ -94,11 +108,7 @@ def validate(model: nn.Module, plan: Plan, targets: list[Target], moments: Momen
     _validate_sharing(model, targets)
     validate_shapes(targets)
     for target in targets:
-        _validate_layer(target, plan)
-    compressed = {id(p) for target in targets for p in target.linear.parameters()}
-    for name, tensor in kept_tensors(model):
-        if id(tensor) not in compressed and tensor.is_floating_point():
-            _validate_values(name, tensor, plan.rest_dtype)
+        _validate_layer(target)
     _validate_moments(model, plan, targets, moments)
 
 
@@ -115,7 +125,7 @@ def validate_shapes(targets: list[Target]) -> None:
     _validate_pools(targets)
 
 
-def _validate_layer(target: Target, plan: Plan) -> None:
+def _validate_layer(target: Target) -> None:
     linear = target.linear
     if "" in target.names:
         raise ConfigError(
@@ -132,13 +142,16 @@ def _validate_layer(target: Target, plan: Plan) -> None:
             f"{target.name} has a weight of {linear.weight.dtype}, shape "
             f"{tuple(linear.weight.shape)}: expected floats, at least one"
         )
+
+
+def stored_dtype(leaf: str, plan: Plan) -> str:
+    """Return the dtype that the values of a target's ``weight`` or ``bias`` must fit into."""
     # codewords and scales are float16, whatever the dtype of the weight
-    _validate_values(f"{target.name}.weight", linear.weight, "float16")
-    if linear.bias is not None:
-        _validate_values(f"{target.name}.bias", linear.bias, plan.bias_dtype)
+    return "float16" if leaf == "weight" else plan.bias_dtype
 
 
-def _validate_values(name: str, tensor: Tensor, stored: str) -> None:
+def validate_values(name: str, tensor: Tensor, stored: str) -> None:
+    """Raise :class:`ConfigError` for values that are not finite in the dtype ``stored``."""
     if tensor.is_meta:
         raise ConfigError(f"{name} is on the meta device: load the weights first")
     largest = float(tensor.detach().abs().max()) if tensor.numel() else 0.0

@@ -22,7 +22,8 @@ from dpqlab.calibration import CalibrationConfig, CalibrationData, CalibrationRe
 from dpqlab.calibration.config import LatentConfig
 from dpqlab.calibration.recording import Recording
 from dpqlab.checkpoint import SavedFolder, save_compressed
-from dpqlab.diffusion import SampleRequest, load_pipeline, make_scheduler, sample_images
+from dpqlab.diffusion import SampleRequest, load_pipeline, sample_images, scheduler_for
+from dpqlab.diffusion.schedules import prediction_of
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.bundled import DEFAULT_MODEL, quick_reference
 from dpqlab.nn import compress_, hold_decoded, ledger_of_model, preset
@@ -137,6 +138,7 @@ def live_pair(config: LiveConfig) -> LivePair:
         images=images,
         labels=torch.arange(len(images)) % teacher.config.num_embeds_ada_norm,
         alphas=pipeline.scheduler.alphas_cumprod,
+        prediction=prediction_of(pipeline.scheduler),
     )
     return LivePair(
         student=student,
@@ -174,7 +176,7 @@ def draw_strip(transformer: nn.Module) -> np.ndarray:
     labels = tuple(range(model.config.num_embeds_ada_norm))
     request = SampleRequest(labels=labels, seed=STRIP_SEED, steps=STRIP_STEPS)
     with torch.no_grad(), hold_decoded(transformer):
-        return sample_images(transformer, make_scheduler("ddim"), request).numpy()
+        return sample_images(transformer, scheduler_for(transformer), request).numpy()
 
 
 def recording_of(config: LiveConfig, moments: Sequence[LiveMoment]) -> Recording:

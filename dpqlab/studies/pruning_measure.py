@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from dpqlab.diffusion.sampling import (
     SampleRequest,
-    guided_noise,
+    guided_prediction,
     initial_noise,
     sample_images,
     sample_steps,
     to_uint8,
 )
-from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.diffusion.schedules import scheduler_for
 from dpqlab.nn.linear import hold_decoded
 
 EVERY = 4  # of the teacher's steps, one is kept to compare noises at
@@ -64,10 +64,10 @@ class Sight:
         missed = whole = 0.0
         with hold_decoded(student):
             for timestep, latents, wanted in self.points:
-                noise = guided_noise(student, latents, timestep, labels, self.request.guidance)
+                noise = guided_prediction(student, latents, timestep, labels, self.request.guidance)
                 missed += float((noise - wanted).double().square().sum())
                 whole += float(wanted.double().square().sum())
-            images = sample_images(student, make_scheduler("ddim"), self.request).numpy()
+            images = sample_images(student, scheduler_for(student), self.request).numpy()
         off = (images.astype(np.float64) - self.images) / 255
         return Seen(
             images=images, noise_error=missed / whole, image_error=float(np.square(off).mean())
@@ -78,7 +78,7 @@ class Sight:
 def sight_of(teacher: Any, request: SampleRequest) -> Sight:
     """Draw the teacher's pictures with DDIM, and keep what it predicts on the way."""
     labels = torch.tensor(request.labels)
-    scheduler = make_scheduler("ddim")
+    scheduler = scheduler_for(teacher)
     config = teacher.config
     side = config.sample_size
     before = initial_noise((config.in_channels, side, side), request.seed, range(len(labels)))
@@ -86,7 +86,7 @@ def sight_of(teacher: Any, request: SampleRequest) -> Sight:
     for step in sample_steps(teacher, scheduler, request):
         if step.index % EVERY == 0:
             timestep = torch.tensor(step.timestep)
-            noise = guided_noise(teacher, before, timestep, labels, request.guidance)
+            noise = guided_prediction(teacher, before, timestep, labels, request.guidance)
             points.append((timestep, before, noise))
         before = step.latents
     return Sight(request=request, images=to_uint8(before).numpy(), points=tuple(points))

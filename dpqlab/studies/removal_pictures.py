@@ -14,7 +14,7 @@ from torch import nn
 
 from dpqlab.core import Measure, decode
 from dpqlab.diffusion.sampling import SampleRequest, sample_steps, to_uint8
-from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.diffusion.schedules import scheduler_for
 from dpqlab.errors import ConfigError
 from dpqlab.studies.codewords import CodewordStudy
 from dpqlab.studies.removals import Manner, remove_steps
@@ -117,7 +117,7 @@ def removal_pictures(
         left.append(after)
     student = student_of(teacher, left)
     started = time.monotonic()
-    for step in sample_steps(student, make_scheduler("ddim"), task.request):
+    for step in sample_steps(student, scheduler_for(teacher), task.request):
         done = (step.index + 1) / step.total
         seen = step.latents if done == 1 else step.predicted_clean
         yield RemovalPicture(

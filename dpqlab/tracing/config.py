@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.sampling import SampleRequest, SampleStep, sample_steps
-from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.diffusion.schedules import scheduler_for
 from dpqlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Pair:
 
     def draw(self, model: nn.Module, request: SampleRequest) -> Iterator[SampleStep]:
         """Sample one of the two."""
-        return (self.sampler or dit_sampler(make_scheduler()))(model, request)
+        return (self.sampler or dit_sampler(scheduler_for(self.teacher)))(model, request)
 
 
 def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -163,13 +163,12 @@ def load_pair(
     CheckpointError
         For a damaged folder.
     """
-    sampler = dit_sampler(make_scheduler(scheduler))
     models = [load_pipeline(name, device=device).transformer for name in (teacher, student)]
     return Pair(
         teacher=models[0],
         student=models[1],
         teacher_name=Path(teacher).name,
         student_name=Path(student).name,
-        sampler=sampler,
+        sampler=dit_sampler(scheduler_for(models[0], scheduler)),
         sampler_name=scheduler,
     )

@@ -98,7 +98,7 @@ class TraceStep:
 
 
 def trace_steps(
-    pair: Pair, request: SampleRequest, config: TraceConfig | None = None
+    pair: Pair, request: SampleRequest, config: TraceConfig | None = None, start: int = 0
 ) -> Generator[TraceStep, None, None]:
     """Trace a student beside its teacher: all steps of a batch of images, then the next batch.
 
@@ -114,6 +114,8 @@ def trace_steps(
         What both draw.
     config
         Batch, blocks, pictures.
+    start
+        Image to begin with, where an earlier run has traced those before it.
 
     Yields
     ------
@@ -135,7 +137,7 @@ def trace_steps(
             f"teacher has {len(teacher)} blocks, student {len(student)} ({odd[0]} is in one "
             "alone): expected the same blocks in both"
         )
-    return _steps(pair, request, config, teacher, student)
+    return _steps(pair, request, config, teacher, student, start)
 
 
 @torch.no_grad()
@@ -145,12 +147,13 @@ def _steps(
     config: TraceConfig,
     teacher: dict[str, nn.Module],
     student: dict[str, nn.Module],
+    start: int,
 ) -> Generator[TraceStep, None, None]:
     branches = config.branch_names(request.guidance)
     images = len(request.labels)
     started, done = time.monotonic(), 0
     with hold_decoded(pair.teacher), hold_decoded(pair.student):
-        for first in range(0, images, config.batch):
+        for first in range(start, images, config.batch):
             part = replace(
                 request,
                 labels=request.labels[first : first + config.batch],
@@ -173,7 +176,7 @@ def _steps(
                     **_states(pair, theirs, mine),
                     pictures=_pictures(pair, config, measured.states, first),
                     seconds=seconds,
-                    remaining=seconds * (theirs.total * images / done - 1),
+                    remaining=seconds * (theirs.total * (images - start) / done - 1),
                 )
 
 

@@ -11,7 +11,7 @@ from dpqlab.errors import ConfigError
 from dpqlab.evaluation.ablation import Ablation, AblationResult
 from dpqlab.evaluation.frechet import Interval
 from dpqlab.viz.log_axis import tick_labels
-from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, INK, themed
+from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, INK, plain, themed
 
 CHAINS = {
     "dpq": ("DPQ", "PQ, pruned pool"),
@@ -93,15 +93,15 @@ def chains(results: Sequence[AblationResult]) -> dict[str, list[AblationResult]]
 
 def label(row: AblationResult) -> str:
     """Name a row with its true bits."""
-    return f"{row.name} · {row.true_bits:.2f} bits"
+    return f"{plain(row.name)} · {row.true_bits:.2f} bits"
 
 
 def hover(row: AblationResult, base: AblationResult | None) -> str:
     """Say what a row changes, and what came of it."""
-    lines = [f"<b>{row.name}</b>: {row.change}"]
+    lines = [f"<b>{plain(row.name)}</b>: {plain(row.change)}"]
     if row.base:
         against = "not measured" if base is None else f"FCD {base.fcd.value:.3g}"
-        lines.append(f"compared with {row.base} ({against})")
+        lines.append(f"compared with {plain(row.base)} ({against})")
     fcd = row.fcd
     lines.append(f"FCD {fcd.value:.3g}, 95 % {max(fcd.low, 0):.3g} to {fcd.high:.3g}")
     if row.excess_fcd is not None:

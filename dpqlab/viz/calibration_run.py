@@ -25,6 +25,7 @@ from dpqlab.viz.theme import (
     ORANGE,
     PURPLE,
     VERMILION,
+    plain,
     themed,
 )
 
@@ -202,7 +203,8 @@ def _draw_run(figure: go.Figure, recording: Recording) -> None:
     family = FAMILIES.get(recording.name.partition("-")[0], "")
     colour = FAMILY_COLOURS.get(family, INK)
     symbol = FAMILY_SYMBOLS.get(family, "circle")
-    name = f"{recording.name}, {recording.true_bits:.3f} bits"
+    title = plain(recording.name)
+    name = f"{title}, {recording.true_bits:.3f} bits"
     figure.add_scatter(
         x=[record.step for record in recording.records],
         y=[record.total for record in recording.records],
@@ -215,7 +217,7 @@ def _draw_run(figure: go.Figure, recording: Recording) -> None:
             "dash": next(dash for most, dash in DASHES if recording.true_bits < most),
         },
         marker={"symbol": symbol, "size": 6},
-        hovertemplate=f"{recording.name}<br>step %{{x:,}}: %{{y:.4f}}<extra></extra>",
+        hovertemplate=f"{title}<br>step %{{x:,}}: %{{y:.4f}}<extra></extra>",
         row=1,
         col=1,
     )
@@ -226,7 +228,7 @@ def _draw_run(figure: go.Figure, recording: Recording) -> None:
         marker={"color": colour, "symbol": symbol, "size": 12},
         legendgroup=name,
         showlegend=False,
-        hovertemplate=f"{recording.name}<br>%{{x:.3f}} bits: %{{y:.4f}}<extra></extra>",
+        hovertemplate=f"{title}<br>%{{x:.3f}} bits: %{{y:.4f}}<extra></extra>",
         row=1,
         col=2,
     )

@@ -16,7 +16,7 @@ from dpqlab.viz.trace_scale import (
     NAMES,
     check_alike,
     colour_of,
-    short_name,
+    label,
     symbol_of,
 )
 
@@ -119,7 +119,7 @@ def lines_of(
 
 def _line(figure: go.Figure, trace: Trace, measure: Measure, values: np.ndarray) -> None:
     own = measure == "accumulated"
-    name = short_name(trace) if own else f"{short_name(trace)}, {NAMES[measure]}"
+    name = label(trace) if own else f"{label(trace)}, {NAMES[measure]}"
     figure.add_scatter(
         x=np.arange(trace.steps, dtype=np.float32),
         y=np.where(values > 0, values, np.nan).astype(np.float32),
@@ -170,7 +170,7 @@ def cell_distribution(
             figure.add_scatter(
                 x=ends.astype(np.float32),
                 y=(100 * counts / max(1, counts.sum())).astype(np.float32),
-                name=short_name(trace),
+                name=label(trace),
                 # a line of the legend for each student is enough: the axis explains the dashes
                 showlegend=measure == measures[-1],
                 legendgroup=trace.name,
@@ -181,7 +181,7 @@ def cell_distribution(
                     "width": 2,
                     "shape": "hvh",
                 },
-                hovertemplate=f"{short_name(trace)}, {NAMES[measure]}<br>"
+                hovertemplate=f"{label(trace)}, {NAMES[measure]}<br>"
                 "error about %{x:.2g}: %{y:.1f} % of the tokens<extra></extra>",
             )
     first = traces[0]

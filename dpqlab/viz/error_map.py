@@ -14,12 +14,13 @@ from dpqlab.errors import ConfigError
 from dpqlab.tracing import Measure, Trace
 from dpqlab.viz.error_map_layout import Grid, layout_of, name_of
 from dpqlab.viz.log_axis import log_ticks, tick_labels
+from dpqlab.viz.theme import plain
 from dpqlab.viz.trace_pictures import ROWS, check_image, common_gain, png_uri, strip
 from dpqlab.viz.trace_scale import (
     check_alike,
     colour_of,
     error_range,
-    short_name,
+    label,
     symbol_of,
 )
 
@@ -148,7 +149,7 @@ def _map(trace: Trace, errors: np.ndarray, row: int, scale: tuple[float, float])
         "x": np.arange(trace.steps),
         "y": np.arange(len(trace.blocks)),
         "text": hover,
-        "hovertemplate": f"<b>{short_name(trace)}</b><br>%{{text}}<extra></extra>",
+        "hovertemplate": f"<b>{label(trace)}</b><br>%{{text}}<extra></extra>",
         "zmin": math.log10(low),
         "zmax": math.log10(high),
         "colorscale": "Cividis",
@@ -173,7 +174,7 @@ def _line(trace: Trace) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": short_name(trace),
+        "name": label(trace),
         "line": {"color": colour_of(trace.name), "width": 2},
         "marker": {"symbol": symbol_of(trace.name), "size": 6},
     }
@@ -249,6 +250,6 @@ def _strips(
         for place, name in enumerate(ROWS)
     ]
     student = trace.name.removeprefix(f"{trace.about.teacher}-")
-    names = ["teacher", student, f"difference × {gain}"]
+    names = ["teacher", plain(student), f"difference × {gain}"]
     labels = {"tickvals": list(range(len(ROWS))), "ticktext": names}
     return {"images": pictures, f"yaxis{number}": layout[f"yaxis{number}"] | labels}

@@ -17,7 +17,7 @@ from dpqlab.tracing import Trace
 from dpqlab.viz.log_axis import log_ticks, tick_labels
 from dpqlab.viz.theme import themed
 from dpqlab.viz.trace_pictures import ROWS
-from dpqlab.viz.trace_scale import short_name
+from dpqlab.viz.trace_scale import label
 
 COLUMN, BESIDE = 0.815, 0.845  # where the maps end, and their margins begin: shares of the width
 GAP = 30  # px between rows
@@ -186,7 +186,7 @@ def _error_axes(grid: Grid, first: Trace, scale: tuple[float, float]) -> dict[st
 def _heading(trace: Trace, row: int) -> dict[str, Any]:
     number = name_of(row)
     return {
-        "text": f"<b>{short_name(trace)}</b>",
+        "text": f"<b>{label(trace)}</b>",
         "x": 0,
         "xref": f"x{number} domain",
         "y": 1,

@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from dpqlab.errors import ConfigError, ShapeError
 from dpqlab.studies.pruning_runs import PruningRun, RunPoint, front
 from dpqlab.viz.log_axis import log_axis
-from dpqlab.viz.theme import BLUE, GREEN, INK, ORANGE, PARTS, PURPLE, VERMILION, themed
+from dpqlab.viz.theme import BLUE, GREEN, INK, ORANGE, PARTS, PURPLE, VERMILION, plain, themed
 
 ERROR_NAMES = {
     "noise_error": "relative error of the predicted noise",
@@ -90,7 +90,7 @@ def pruning_path(
             customdata=[[run.name, j] for j in range(len(run.points))],
             text=[_label(run, j) for j in range(len(run.points))],
             mode="lines+markers",
-            name=run.name,
+            name=plain(run.name),
             line={"color": colour, "width": 1.5},
             marker={
                 "color": colour,
@@ -116,7 +116,7 @@ def pruning_path(
 def _label(run: PruningRun, index: int) -> str:
     point = run.points[index]
     return (
-        f"{run.name}, budget {fraction(point.budget)}<br>{point.codewords:,} codewords"
+        f"{plain(run.name)}, budget {fraction(point.budget)}<br>{point.codewords:,} codewords"
         f"<br>{point.true_bits:.2f} true bits, {point.stored_bytes / 1e6:.2f} MB in all"
         f"<br>noise {point.noise_error:.3g}, pictures {point.image_error:.3g}"
     )
@@ -242,7 +242,7 @@ def sample_rows(rows: Mapping[str, np.ndarray]) -> go.Figure:
     figure.update_xaxes(visible=False, range=[0, wide], **hidden)
     figure.update_yaxes(
         tickvals=[step * (i + 0.5) - 1 for i in range(len(rows))],
-        ticktext=list(rows),
+        ticktext=[plain(label) for label in rows],
         range=[high, 0],
         **hidden,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from functools import lru_cache
 from typing import Any
 
@@ -51,6 +52,11 @@ AXIS: dict[str, Any] = {
     "automargin": True,
 }
 """Of every axis."""
+
+
+def plain(name: str) -> str:
+    """Escape a name that came from a file: figures take tags in their texts for markup."""
+    return html.escape(name, quote=False)
 
 
 def themed(figure: go.Figure, *, title: str, x: str, y: str, height: int = 380) -> go.Figure:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dpqlab.errors import ConfigError
 from dpqlab.tracing import MEASURES, Measure, Trace
-from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, GREY
+from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, GREY, plain
 
 NAMES: dict[Measure, str] = {
     "local": "local",
@@ -45,6 +45,11 @@ def short_name(trace: Trace) -> str:
     """Return a student's name without its teacher's, with its true bits."""
     name = trace.name.removeprefix(f"{trace.about.teacher}-")
     return f"{name} · {trace.about.true_bits:.2f} bits"
+
+
+def label(trace: Trace) -> str:
+    """Return :func:`short_name` as a figure may show it."""
+    return plain(short_name(trace))
 
 
 def error_range(traces: Sequence[Trace], branch: str | None = None) -> tuple[float, float]:

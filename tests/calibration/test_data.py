@@ -32,8 +32,8 @@ def draw(alphas: torch.Tensor, seed: int = 0, **changes: Any) -> Batch:
 def clean_of(batch: Batch, alphas: torch.Tensor) -> torch.Tensor:
     """Solve ``noisy = sqrt(alpha) * clean + sqrt(1 - alpha) * noise``, as uint8."""
     alpha = alphas[batch.timesteps].double()[:, None, None, None]
-    assert batch.noise is not None
-    clean = (batch.noisy - (1 - alpha).sqrt() * batch.noise) / alpha.sqrt()
+    assert batch.target is not None
+    clean = (batch.noisy - (1 - alpha).sqrt() * batch.target) / alpha.sqrt()
     return (clean * 127.5 + 127.5).round()
 
 
@@ -70,7 +70,7 @@ def test_the_noise_takes_away_what_is_real(alphas):
 
 
 def test_noise_is_standard_normal_and_independent_of_time(alphas):
-    drawn = [draw(alphas, seed).noise for seed in range(10)]
+    drawn = [draw(alphas, seed).target for seed in range(10)]
     noise = torch.cat([part for part in drawn if part is not None])
     assert len(noise) == 10 * SIZE
     assert noise.mean().abs() < 4 / noise.numel() ** 0.5
@@ -155,7 +155,7 @@ def test_items_of_trajectories_stay_together(alphas, generator):
         batch = part.draw(400, null_class=10, label_drop=0.3, generator=generator)
         index = batch.noisy[:, 0, 0, 0].long()
         assert batch.noisy.dtype == torch.float32
-        assert batch.noise is None
+        assert batch.target is None
         assert set(index.tolist()) == set(items)
         assert torch.equal(batch.timesteps, index * 20)
         kept = batch.labels != 10
@@ -182,12 +182,12 @@ def test_trajectories_that_do_not_fit_are_refused(alphas, change):
 @pytest.mark.parametrize("noise", [True, False])
 def test_pairs_are_both_branches(alphas, noise):
     batch = draw(alphas, label_drop=0.5)
-    batch = batch if noise else replace(batch, noise=None)
+    batch = batch if noise else replace(batch, target=None)
     both = paired(batch, 10)
     assert len(both) == 2 * SIZE
-    for name in ("noisy", "timesteps", *(["noise"] if noise else [])):
+    for name in ("noisy", "timesteps", *(["target"] if noise else [])):
         halves = getattr(both, name).chunk(2)
         assert all(torch.equal(half, getattr(batch, name)) for half in halves)
-    assert (both.noise is None) != noise
+    assert (both.target is None) != noise
     assert torch.equal(both.labels[:SIZE], batch.labels)
     assert both.labels[SIZE:].eq(10).all()

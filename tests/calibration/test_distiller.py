@@ -165,7 +165,7 @@ def test_rounded_masters_are_judged_and_exact_ones_stay(student, teacher, batch,
         predict(student, batch, distiller.masters),
         predict(teacher, batch, {}),
         config.objective,
-        noise=None,
+        target=None,
         weights=torch.ones(len(batch)),
     )
     assert all(torch.equal(before[name], m) for name, m in distiller.masters.items())
@@ -239,7 +239,7 @@ def test_a_step_descends_the_objective(student, teacher, batch, config, data):
         predict(student, batch, masters),
         predict(teacher, batch, {}),
         objective,
-        noise=batch.noise,
+        target=batch.target,
         weights=timestep_weights(data.alphas, -1)[batch.timesteps],
     )
     loss.backward()

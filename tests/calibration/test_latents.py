@@ -51,7 +51,7 @@ def test_a_latents_gradient_is_that_of_the_weight_times_the_scale(
         return weight
 
     monkeypatch.setattr(CompressedLinear, "decode", decode_and_keep)
-    distiller._loss(distiller.batch).backward()
+    distiller._loss(distiller.batch, distiller._ask()).backward()
     assert len(weights) == len(layers_of(student))
     for name, search in distiller.searches.items():
         latent, grad = distiller.masters[f"{name}.latent"], weights[search.layer].grad

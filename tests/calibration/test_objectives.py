@@ -73,7 +73,7 @@ def images(*values: float) -> torch.Tensor:
 def test_the_output_is_weighed_image_by_image():
     mine, theirs = (images(1, 2), []), (images(0, 5), [])
     objective = Objective(output=2.0, features=0.0)
-    found = training_loss(mine, theirs, objective, noise=None, weights=torch.tensor([3.0, 1.0]))
+    found = training_loss(mine, theirs, objective, target=None, weights=torch.tensor([3.0, 1.0]))
     assert found.item() == 2 * (3 * 1 + 1 * 9) / 2
 
 
@@ -83,7 +83,7 @@ def test_the_parts_of_an_objective_add_up():
     # output (1 + 9) / 2; block 4 / 2, relative to 1; noise (4 + 1) / 2
     for output, features, ddpm in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0.5, 0.25, 2)):
         objective = Objective(output=output, features=features, ddpm=ddpm)
-        found = training_loss(mine, theirs, objective, noise=noise, weights=ONE)
+        found = training_loss(mine, theirs, objective, target=noise, weights=ONE)
         assert found.item() == pytest.approx(output * 5 + features * 2 + ddpm * 2.5)
 
 
@@ -93,12 +93,12 @@ def test_guidance_compares_what_sampling_uses():
     theirs = (images(1, 1, 1, 1), [images(1, 1, 1, 1)])
     objective = Objective(features=0.0, guidance=3.0)
     weights = torch.tensor([1.0, 2.0, 100.0, 100.0])  # those of the first half count
-    found = training_loss(mine, theirs, objective, noise=None, weights=weights)
+    found = training_loss(mine, theirs, objective, target=None, weights=weights)
     assert found.item() == ((4 - 1) ** 2 + 2 * (4 - 1) ** 2) / 2
     # at scale 1 the branch without class plays no part, at 0 no other does
     for scale, branch in ((1.0, (2, 4)), (0.0, (1, 4))):
         objective = Objective(features=0.0, guidance=scale)
-        found = training_loss(mine, theirs, objective, noise=None, weights=torch.ones(4))
+        found = training_loss(mine, theirs, objective, target=None, weights=torch.ones(4))
         assert found.item() == sum((x - 1) ** 2 for x in branch) / 2
 
 
@@ -106,10 +106,10 @@ def test_the_ddpm_loss_asks_for_the_noise_alone():
     """It needs no teacher, and says nothing about a learned variance."""
     objective = Objective(output=0.0, features=0.0, ddpm=0.5)
     mine = torch.cat([images(1, 2), images(7, 7)], dim=1)
-    found = training_loss((mine, []), None, objective, noise=images(0, 4), weights=ONE)
+    found = training_loss((mine, []), None, objective, target=images(0, 4), weights=ONE)
     assert found.item() == 0.5 * (1 + 4) / 2
     with pytest.raises(ConfigError, match="DDPM loss needs real images"):
-        training_loss((mine, []), None, objective, noise=None, weights=ONE)
+        training_loss((mine, []), None, objective, target=None, weights=ONE)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, -0.5, -2.0])

@@ -21,7 +21,6 @@ from dpqlab.calibration import (
     RevivalSchedule,
     calibrate,
 )
-from dpqlab.calibration import progress as progress_module
 from dpqlab.calibration.distiller import Distiller
 from dpqlab.calibration.masters import Snapshot
 from dpqlab.calibration.progress import Progress, load_progress, save_progress
@@ -273,7 +272,7 @@ def test_an_error_without_a_name_still_says_something(compressed, teacher, data,
     def refuses(path: Path, content: bytes) -> None:
         raise PermissionError("not here")
 
-    monkeypatch.setattr(progress_module, "replace_file", refuses)
+    monkeypatch.setattr("dpqlab.checkpoint.whole.replace_file", refuses)
     student = compressed()
     with pytest.raises(CheckpointError, match=r"could not write .*: not here"):
         next(calibrate(student, teacher, data, BASE, progress=file))

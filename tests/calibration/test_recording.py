@@ -11,18 +11,19 @@ from dpqlab.calibration import calibrate
 from dpqlab.calibration.recording import Recording
 from dpqlab.errors import CheckpointError
 from tests.archives import change_npz, in_about
+from tests.calibration.conftest import CONFIG
 
 
-@pytest.fixture
-def recording(student, teacher, data, config) -> Recording:
-    records = tuple(calibrate(student, teacher, data, config))
+@pytest.fixture(scope="module")
+def recording(compressed, teacher, data) -> Recording:
+    records = tuple(calibrate(compressed(), teacher, data, CONFIG))
     strips = np.arange(2 * 3 * 16, dtype=np.uint8).reshape(2, 3, 1, 4, 4)
     return Recording(
         name="tiny",
         records=records,
         strips=strips,
         strip_steps=(0, 30),
-        config=config.to_dict(),
+        config=CONFIG.to_dict(),
     )
 
 

@@ -6,6 +6,7 @@ import copy
 import gc
 import weakref
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 import diffusers
@@ -19,7 +20,7 @@ from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.runtime import DiTRuntime, HeldBytes, RuntimeConfig, prepare_runtime
 from dpqlab.diffusion.runtime.parts import Part
 from dpqlab.diffusion.runtime.runs import TableRun
-from dpqlab.diffusion.sampling import compute_dtype, guided_noise, sample_steps
+from dpqlab.diffusion.sampling import compute_dtype, guided_prediction, sample_steps
 from dpqlab.diffusion.schedules import TRAINING_NOISE
 from dpqlab.errors import ConfigError, ShapeError
 from dpqlab.kernels import reference
@@ -109,9 +110,19 @@ MODELS = {
 }
 
 
+@cache
+def once(kind: str) -> Any:
+    return mixed() if kind == "mixed" else MODELS[kind]()
+
+
+def new(kind: str) -> Any:
+    """A model of ``MODELS``, or the mixed one, to do anything with."""
+    return copy.deepcopy(once(kind))
+
+
 def mixed() -> Any:
     """Layers of three kinds in one model, and in one q/k/v."""
-    coded, scalar, dense = MODELS["pq"](), MODELS["scalar"](), tiny_dit()
+    coded, scalar, dense = new("pq"), new("scalar"), tiny_dit()
     for name in ("0.attn1.to_k", "1.ff.net.2", "0.norm1.linear"):
         coded.transformer_blocks.set_submodule(name, dense.transformer_blocks.get_submodule(name))
     for name in ("0.attn1.to_v", "1.ff.net.0.proj", "1.norm1.linear"):
@@ -122,7 +133,7 @@ def mixed() -> Any:
 @pytest.mark.parametrize("mode", MODES, ids=mode_name)
 @pytest.mark.parametrize("kind", [*MODELS, "mixed"])
 def test_it_is_the_same_function(kind, mode):
-    model = mixed() if kind == "mixed" else MODELS[kind]()
+    model = new(kind)
     tolerance = 0.02 if kind == "bfloat16" else 1e-5
     assert_equal_functions(model, prepare_runtime(model, mode), tolerance)
 
@@ -142,7 +153,7 @@ def test_bundled_models(name, modulation):
 @pytest.mark.parametrize("modulation", ["ahead", "per step"])
 @pytest.mark.parametrize("kind", ["dense", "pq"])
 def test_sampling_end_to_end(kind, modulation, guidance):
-    model = MODELS[kind]()
+    model = new(kind)
     request = replace(REQUEST, guidance=guidance)
     runtime = prepare_runtime(model, RuntimeConfig(modulation=modulation))
     for name in ("ddim", "dpm"):
@@ -164,9 +175,9 @@ def test_guidance_goes_through_the_same_function(dit):
     x, labels, t = torch.randn(2, 1, 8, 8), torch.tensor([4, 5]), torch.tensor(300)
     runtime = prepare_runtime(dit)
     for guidance in (0.0, 1.0, 3.0):
-        ours = guided_noise(runtime, x, t, labels, guidance)
+        ours = guided_prediction(runtime, x, t, labels, guidance)
         with torch.no_grad():
-            expected = guided_noise(dit, x, t, labels, guidance)
+            expected = guided_prediction(dit, x, t, labels, guidance)
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     assert not ours.requires_grad
 
@@ -190,7 +201,7 @@ class CountingDecoder:
 
 
 def test_modulation_layers_are_decoded_once_a_schedule():
-    model, decoder = MODELS["pq"](), CountingDecoder()
+    model, decoder = new("pq"), CountingDecoder()
     runtime = prepare_runtime(model, RuntimeConfig(linear="decode"), decoder=decoder)
     assert not decoder.shapes
     for _ in sample_steps(runtime, make_scheduler(), REQUEST):
@@ -208,7 +219,7 @@ def test_modulation_layers_are_decoded_once_a_schedule():
 
 
 def test_weights_that_are_held_are_decoded_once():
-    model, decoder = MODELS["pq"](), CountingDecoder()
+    model, decoder = new("pq"), CountingDecoder()
     runtime = prepare_runtime(
         model, RuntimeConfig(linear="hold", modulation="per step"), decoder=decoder
     )
@@ -285,7 +296,7 @@ def test_two_samplers_may_take_turns(dit):
 
 @pytest.mark.parametrize("mode", MODES, ids=mode_name)
 def test_batches_of_other_sizes_in_a_row(mode):
-    model = MODELS["pq"]()
+    model = new("pq")
     runtime = prepare_runtime(model, mode)
     kept: list[tuple[Tensor, Tensor]] = []
     for size in (3, 1, 3, 12, 2):
@@ -380,7 +391,7 @@ def test_dense_weights_are_shared_and_counted_once(dit):
 
 
 def test_the_transformer_stays_as_it_is_and_may_go():
-    model = MODELS["pq"]()
+    model = new("pq")
     modules = {name: id(module) for name, module in model.named_modules()}
     before = copy.deepcopy(model.state_dict())
     runtime = prepare_runtime(model)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dpqlab.diffusion.sampling import (
     SampleRequest,
     SampleStep,
-    guided_noise,
+    guided_prediction,
     initial_noise,
     sample_images,
     sample_steps,
@@ -188,7 +188,7 @@ def test_the_null_class_comes_from_the_models_config():
     embedding = model.transformer_blocks[0].norm1.emb.class_embedder
     embedding.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     x, labels = torch.randn(2, 1, 8, 8), torch.tensor([0, 2])
-    guided_noise(model, x, torch.tensor(500), labels, 1.5)
+    guided_prediction(model, x, torch.tensor(500), labels, 1.5)
     assert seen[0].tolist() == [0, 2, 3, 3]
 
 
@@ -196,11 +196,15 @@ def test_the_null_class_comes_from_the_models_config():
 def test_guidance_between_the_branches(dit):
     x, labels, t = torch.randn(2, 1, 8, 8), torch.tensor([4, 5]), torch.tensor(300)
     null = torch.tensor([10, 10])
-    without, half, with_class = (guided_noise(dit, x, t, labels, g) for g in (0.0, 0.5, 1.0))
-    torch.testing.assert_close(without, guided_noise(dit, x, t, null, 1.0), rtol=1e-5, atol=1e-5)
+    without, half, with_class = (guided_prediction(dit, x, t, labels, g) for g in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(
+        without, guided_prediction(dit, x, t, null, 1.0), rtol=1e-5, atol=1e-5
+    )
     torch.testing.assert_close(half, (without + with_class) / 2, rtol=1e-4, atol=1e-5)
     # "no class" is a label like any other, and guiding it changes nothing
-    torch.testing.assert_close(guided_noise(dit, x, t, null, 7.0), without, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        guided_prediction(dit, x, t, null, 7.0), without, rtol=1e-4, atol=1e-4
+    )
     assert (without - with_class).abs().max() > 0.01
 
 
@@ -210,7 +214,7 @@ def test_a_learned_variance_is_dropped():
         x, labels, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 2]), torch.tensor(9)
         full = model(x, timestep=t.expand(2), class_labels=labels).sample
         assert full.shape == (2, 2, 8, 8)
-        assert torch.equal(guided_noise(model, x, t, labels, 1.0), full[:, :1])
+        assert torch.equal(guided_prediction(model, x, t, labels, 1.0), full[:, :1])
     assert sample_images(model, make_scheduler(), replace(REQUEST, steps=2)).shape == (4, 1, 8, 8)
 
 

@@ -11,23 +11,22 @@ from dpqlab.evaluation.fashion_mnist import LAYOUT
 from dpqlab.evaluation.idx import read_idx
 
 LABELS = bytes((0, 0, 8, 1, 0, 0, 0, 3, 5, 6, 7))
+DAMAGED = {
+    "not compressed": (b"not gzip", "gzip"),
+    "cut off": (gzip.compress(LABELS)[:-9], "gzip"),
+    "empty": (gzip.compress(b""), "starts with"),
+    "a part of the header": (gzip.compress(LABELS[:6]), "starts with"),
+    "another type": (gzip.compress(b"\0\0\x0d\1" + LABELS[4:]), "00 00 0d 01"),
+    "another rank": (gzip.compress(b"\0\0\x08\3" + LABELS[4:]), "expected 00 00 08 01"),
+    "an item less": (gzip.compress(LABELS[:-1]), "holds 2"),
+    "an item more": (gzip.compress(LABELS + b"\0"), "holds more"),
+    "far too many": (gzip.compress(LABELS[:4] + b"\xff" * 4), "announces shape"),
+}
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"not gzip", "gzip"),
-        (gzip.compress(LABELS)[:-9], "gzip"),
-        (gzip.compress(b""), "starts with"),
-        (gzip.compress(LABELS[:6]), "starts with"),
-        (gzip.compress(b"\0\0\x0d\1" + LABELS[4:]), "00 00 0d 01"),
-        (gzip.compress(b"\0\0\x08\3" + LABELS[4:]), "expected 00 00 08 01"),
-        (gzip.compress(LABELS[:-1]), "holds 2"),
-        (gzip.compress(LABELS + b"\0"), "holds more"),
-        (gzip.compress(LABELS[:4] + b"\xff" * 4), "announces shape"),
-    ],
-)
-def test_damaged_files_are_refused(tmp_path, content, message):
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_files_are_refused(tmp_path, damage):
+    content, message = DAMAGED[damage]
     path = tmp_path / "labels.gz"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):

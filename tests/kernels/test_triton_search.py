@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from dpqlab.core import nearest
+from tests.kernels.triton_cases import run_interpreted
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 
@@ -18,6 +15,7 @@ CHECK = """
 import torch
 from dpqlab.core import nearest
 from dpqlab.kernels import triton_search
+torch.manual_seed(0)
 for b, n, k, d in {shapes}:
     points, words = torch.randn(b, n, d), torch.randn(b, k, d)
     square = words.square().sum(-1)[:, None]
@@ -30,12 +28,7 @@ assert not triton_search.nearest(torch.randn(1, 9, 4), words, torch.zeros(1, 1, 
 
 
 def test_it_finds_what_the_reference_finds() -> None:
-    """In a process of its own: the interpreter is chosen when triton is imported."""
-    subprocess.run(
-        [sys.executable, "-c", CHECK.format(shapes=SHAPES)],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        check=True,
-    )
+    run_interpreted(CHECK.format(shapes=SHAPES))
 
 
 @pytest.mark.gpu

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +13,7 @@ from torch import Tensor
 
 from dpqlab.kernels.coded import CodedWeight
 from tests.kernels.random_weights import random_weight
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import call_in
 
 # (out, in), d, k, scopes, extras. Codes are random bytes: where k is no power of two, many lie
 # beyond the codebook. Rows start within a byte, columns end within a sub-vector or a tile.
@@ -66,12 +61,7 @@ def to_gpu(weight: CodedWeight) -> CodedWeight:
 
 def run_interpreted(code: str) -> None:
     """Run code in a process where Triton interprets: that is chosen when it is imported."""
-    subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=ROOT,
-        check=True,
-    )
+    call_in("interpreter", exec, code, {}, TRITON_INTERPRET="1").result()
 
 
 @dataclass(frozen=True, kw_only=True)

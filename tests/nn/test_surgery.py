@@ -157,9 +157,11 @@ def test_kind_scope_shares_one_pool_parameter_per_kind() -> None:
     assert first.up.pool is second.up.pool
     assert first.up.pool is not first.down.pool
     assert first.up.pool is not first.norm1.linear.pool
-    pools = [record.ledger.pool for record in result.layers]
-    assert pools == [16 * 4 * 16] * 3 + [0] * 3
-    assert [layer.pool for layer in result.ledger.layers] == pools
+    pool = 16 * 4 * 16
+    assert [record.ledger.pool for record in result.layers] == [pool, 0] * 3, "group by group"
+    kinds = [record.name.split(".", 2)[2] for record in result.layers]
+    assert kinds == [name for kind in ("norm1.linear", "up", "down") for name in (kind, kind)]
+    assert [layer.pool for layer in result.ledger.layers] == [pool] * 3 + [0] * 3, "model order"
 
 
 def test_model_wide_sharing_is_one_pool_for_each_codec() -> None:

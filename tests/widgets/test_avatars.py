@@ -9,7 +9,7 @@ import pytest
 
 from dpqlab.calibration.recording import TEACHER, Recording
 from dpqlab.checkpoint import save_compressed
-from dpqlab.diffusion import SampleRequest, load_pipeline, make_scheduler
+from dpqlab.diffusion import SampleRequest, load_pipeline, scheduler_for
 from dpqlab.diffusion.classes import AVATARS
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.bundled import bundled_feature_net
@@ -38,7 +38,7 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_compressed(
         student,
         root / f"{MODEL}-pq-2bit",
-        scheduler_config=dict(make_scheduler().config) | {"_class_name": "DDIMScheduler"},
+        scheduler_config=dict(scheduler_for(student).config) | {"_class_name": "DDIMScheduler"},
         provenance={"source": MODEL},
         card="# Tiny\n",
     )

@@ -23,6 +23,7 @@ from dpqlab.diffusion.runtime.parts import Decoder, Part, decode_into, held_weig
 from dpqlab.diffusion.runtime.table import ModulationTable
 from dpqlab.diffusion.runtime.trunk import Trunk
 from dpqlab.diffusion.sampling import compute_dtype
+from dpqlab.diffusion.schedules import pass_on_prediction
 from dpqlab.errors import ConfigError, ShapeError
 
 
@@ -53,6 +54,7 @@ class DiTRuntime:
 
     def __init__(self, transformer: Any, settings: RuntimeConfig, decoder: Decoder) -> None:
         self.config: Any = transformer.config
+        pass_on_prediction(transformer, self)
         self.settings = settings
         self.dtype = compute_dtype(transformer)
         self.device = _one_device(transformer)

@@ -3,76 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoModel, DiTTransformer2DModel
+from diffusers import AutoModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from dpqlab.checkpoint import load_compressed, save_compressed
-from dpqlab.core import CodebookCodec
+from dpqlab.checkpoint import load_compressed
 from dpqlab.diffusers import DPQConfig
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.nn import Plan, compress_, preset
-from dpqlab.nn.embedder import tie_embedders_, tied_groups, untie_embedders_
+from dpqlab.nn import compress_, preset
+from dpqlab.nn.accounting import storage_of
+from dpqlab.nn.embedder import tie_embedders_, tied_groups
 from dpqlab.nn.linear import CompressedLinear, PackedLinear
-from tests.tiny import tiny_dit
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-SHARED = CodebookCodec(d=4, k=16, scope="layer", across="kind", row_scale=True)
-OWN = CodebookCodec(d=4, k=16, scope="position")
-
-
-@pytest.fixture(params=[SHARED, OWN], ids=["pools shared by kind", "pools of their own"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    model = tiny_dit()
-    compress_(model, Plan.for_blocks(request.param, name="tiny"))
-    scheduler: Any = make_scheduler("ddim")
-    settings = json.loads(scheduler.to_json_string())
-    saved = save_compressed(
-        model, tmp_path / "tiny", scheduler_config=settings, provenance={"seed": 0}, card="tiny"
-    )
-    return saved.path
-
-
-@pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    model = tiny_dit()
-    untie_embedders_(model)
-    model.save_pretrained(tmp_path / "dense")
-    return tmp_path / "dense"
-
-
-def load(folder: Path, **options: Any) -> Any:
-    loader: Any = DiTTransformer2DModel.from_pretrained
-    return loader(folder, **options)
-
-
-@torch.no_grad()
-def predict(model: Any) -> Tensor:
-    side, channels = model.config.sample_size, model.config.in_channels
-    noise = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(3))
-    times, labels = torch.tensor([7, 500]), torch.tensor([0, 1])
-    return model(noise.to(model.dtype), timestep=times, class_labels=labels).sample
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.state_dict())
-
-
-def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
-    assert state(ours).keys() == state(theirs).keys()
-    for name, tensor in state(ours).items():
-        assert torch.equal(tensor, state(theirs)[name]), name
-        assert tensor.dtype == state(theirs)[name].dtype, name
-    assert torch.equal(predict(ours), predict(theirs))
+from tests.diffusers.models import WEIGHTS, assert_same, load, predict
 
 
 def test_diffusers_loads_what_dpqlab_wrote(folder: Path):
@@ -137,40 +86,12 @@ def test_back_to_dense_leaves_nothing_behind(folder: Path, tmp_path: Path):
     model.dequantize()
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
     torch.testing.assert_close(predict(model), expected, rtol=1e-4, atol=1e-5)
-    assert "quantization_config" not in model.config
+    assert "quantization_config" not in model.config and storage_of(model) is None
+    assert not hasattr(model, "hf_quantizer") and not hasattr(model, "quantization_method")
     model.save_pretrained(tmp_path / "dense")
     again = load(tmp_path / "dense")
     assert not getattr(again, "is_quantized", False)
     assert torch.equal(predict(again), predict(model))
-
-
-def test_blocks_compile_in_one_graph(folder: Path):
-    model = load(folder, subfolder="transformer")
-    expected = predict(model)
-    for block in model.transformer_blocks:
-        block.compile(fullgraph=True, backend="eager")
-    torch.testing.assert_close(predict(model), expected)
-
-
-def test_weights_may_wait_elsewhere(folder: Path):
-    accelerate = pytest.importorskip("accelerate")
-    model = load(folder, subfolder="transformer")
-    expected = predict(model)
-    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    assert torch.equal(predict(model), expected)
-
-
-def test_lora_trains_on_top(folder: Path):
-    peft = pytest.importorskip("peft")
-    model = load(folder, subfolder="transformer")
-    expected = predict(model)
-    config = peft.LoraConfig(r=2, target_modules=["to_q", "net.2"], init_lora_weights="gaussian")
-    peft.inject_adapter_in_model(config, model)
-    assert torch.equal(predict(model), expected)  # B starts at zero
-    noise = torch.randn(1, 1, 8, 8)
-    model(noise, timestep=torch.tensor([3]), class_labels=torch.tensor([1])).sample.sum().backward()
-    trained = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert trained and all("lora_" in name for name in trained if "to_q" in name)
 
 
 @pytest.mark.parametrize("harm", ["missing", "extra", "cast", "shape"])
@@ -193,6 +114,49 @@ def test_a_damaged_file_is_refused_and_the_tensor_named(folder: Path, tmp_path: 
         load(tmp_path / "copy")
 
 
+@pytest.mark.parametrize("harm", ["dangles", "is its own", "loops", "chains"])
+def test_pools_that_are_borrowed_in_circles_or_from_nobody_are_refused(
+    sharing: Path, tmp_path: Path, harm: str
+):
+    load(sharing, subfolder="transformer").save_pretrained(tmp_path / "copy")
+    path = tmp_path / "copy" / "config.json"
+    config = json.loads(path.read_text())
+    layers = config["quantization_config"]["layers"]
+    name, owner = next((n, e["pool_of"]) for n, e in layers.items() if "pool_of" in e)
+    if harm == "loops":
+        layers[owner]["pool_of"] = name
+    elif harm == "chains":
+        other = next(n for n, e in layers.items() if n != owner and "pool_of" not in e)
+        layers[owner]["pool_of"] = other
+    else:
+        layers[name]["pool_of"] = name if harm == "is its own" else "transformer_blocks.9.nobody"
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="shares the pool of"):
+        load(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("harm", ["loops", "dangles"])
+def test_ties_in_circles_or_to_nobody_are_refused(sharing: Path, tmp_path: Path, harm: str):
+    load(sharing, subfolder="transformer").save_pretrained(tmp_path / "copy")
+    path = tmp_path / "copy" / "config.json"
+    config = json.loads(path.read_text())
+    ((first, others),) = config["quantization_config"]["tied"]
+    tied = [first, [*others, first]] if harm == "loops" else [first, ["transformer_blocks.9.emb"]]
+    config["quantization_config"]["tied"] = [tied]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="tie"):
+        load(tmp_path / "copy")
+
+
+def test_layers_that_share_a_pool_still_do_once_loaded(sharing: Path, tmp_path: Path):
+    model = load(sharing, subfolder="transformer")
+    model.save_pretrained(tmp_path / "copy", max_shard_size="20KB")
+    for again in (model, load(tmp_path / "copy")):
+        blocks = again.transformer_blocks
+        assert blocks[0].attn1.to_q.pool is blocks[1].attn1.to_q.pool
+        assert blocks[0].attn1.to_q.pool is not blocks[0].attn1.to_k.pool
+
+
 def test_a_swapped_byte_in_a_folder_of_ours_is_refused(folder: Path):
     path = folder / "transformer" / WEIGHTS
     data = bytearray(path.read_bytes())
@@ -209,6 +173,14 @@ def test_tensors_that_a_dense_file_lacks_are_refused(dense: Path):
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"proj_out_2\.weight"):
         load(dense, quantization_config=DPQConfig(preset="vq-2bit"))
+
+
+def test_a_convention_that_a_reload_would_lose_is_not_saved(folder: Path, tmp_path: Path):
+    """DiT's first authors space the frequencies of the timestep otherwise than diffusers."""
+    model = load(folder, subfolder="transformer")
+    model.transformer_blocks[0].norm1.emb.time_proj.downscale_freq_shift = 0
+    with pytest.raises(CheckpointError, match=r"downscale_freq_shift is 0.*would be lost"):
+        model.save_pretrained(tmp_path / "copy")
 
 
 def test_only_safetensors_are_written(folder: Path, tmp_path: Path):
@@ -234,8 +206,3 @@ def test_settings_that_cannot_be():
         DPQConfig(preset="nonsense")
     with pytest.raises(CheckpointError):
         DPQConfig(document={"quant_method": "dpqlab", "layers": {}})
-
-
-def test_dpqlab_alone_loads_no_diffusers():
-    code = "import sys, dpqlab, dpqlab.checkpoint; sys.exit('diffusers' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

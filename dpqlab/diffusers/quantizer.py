@@ -1,17 +1,4 @@
-"""dpqlab in diffusers: ``import dpqlab.diffusers``, and diffusers loads what dpqlab compressed.
-
-    import dpqlab.diffusers
-    from diffusers import DiTTransformer2DModel
-
-    model = DiTTransformer2DModel.from_pretrained("out/my-model", subfolder="transformer")
-    model.save_pretrained("out/copy")
-
-    config = dpqlab.diffusers.DPQConfig(preset="vq-2bit")  # compress while loading, without data
-    model = DiTTransformer2DModel.from_pretrained("DiT-XL-2-256", subfolder="transformer",
-                                                  quantization_config=config)
-
-Importing this module registers the method with diffusers, in the two tables from which it chooses
-quantizers; diffusers offers no other way. ``import dpqlab`` alone loads no diffusers.
+"""The quantizer that diffusers calls while it loads and saves a model.
 
 diffusers casts every float tensor of a file to the dtype that was asked for, fills in tied modules
 twice, and only warns of tensors that are missing. So what is stored is read and checked by
@@ -21,101 +8,41 @@ twice, and only warns of tensors that are missing. So what is stored is read and
 from __future__ import annotations
 
 import weakref
-from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
-from diffusers.quantizers import auto
 from diffusers.quantizers.base import DiffusersQuantizer
-from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor, nn
 
+from dpqlab.checkpoint.install import fill_
 from dpqlab.checkpoint.layout import MANIFEST
-from dpqlab.checkpoint.load import fill_
 from dpqlab.checkpoint.manifest import check_listing
-from dpqlab.checkpoint.save import stored_form
-from dpqlab.checkpoint.schema import QUANT_METHOD, QuantizationConfig
+from dpqlab.checkpoint.model_config import MODEL_CLASS, model_config_of
+from dpqlab.checkpoint.save import check_settings, stored_form
+from dpqlab.checkpoint.schema import QuantizationConfig
 from dpqlab.checkpoint.shards import read_shard
+from dpqlab.diffusers.config import DPQConfig
+from dpqlab.diffusers.coverage import Kept, compress_fitted_, float32_names
 from dpqlab.errors import CheckpointError, ConfigError
-from dpqlab.nn.embedder import tie_embedders_, untie_embedders_
+from dpqlab.nn.accounting import set_storage_
+from dpqlab.nn.embedder import untie_embedders_
 from dpqlab.nn.packed import PackedLinear
 from dpqlab.nn.presets import preset as preset_of
-from dpqlab.nn.surgery import compress_
-
-__all__ = ["DPQConfig", "DPQQuantizer"]
-
-
-class Method(StrEnum):
-    """The name of the method, in the form that diffusers reads (``.value``)."""
-
-    DPQLAB = QUANT_METHOD
-
-
-@dataclass
-class DPQConfig(QuantizationConfigMixin):
-    """What to do to a model that diffusers loads, or what was done to it.
-
-    Parameters
-    ----------
-    preset
-        Compress by this preset (``"vq-2bit"``), without data and without calibration.
-    seed
-        Of the k-means starts.
-    document
-        The ``quantization_config`` of a model that is compressed already; diffusers fills it in.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown preset, or none where there is no document.
-    CheckpointError
-        If the document is none that dpqlab wrote.
-    """
-
-    preset: str | None = None
-    seed: int = 0
-    document: dict[str, Any] | None = None
-    quant_method: Any = field(default=Method.DPQLAB, init=False)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.document is not None:
-            QuantizationConfig.from_dict(self.document)
-        elif self.preset is None:
-            raise ConfigError('DPQConfig needs a preset, such as DPQConfig(preset="vq-2bit")')
-        else:
-            preset_of(self.preset)
-
-    @classmethod
-    def from_dict(
-        cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
-    ) -> Any:
-        """Read what :meth:`to_dict` gave."""
-        document = config_dict if "layers" in config_dict else None
-        settings: dict[str, Any] = {"document": document} if document else dict(config_dict)
-        settings.pop("quant_method", None)
-        config = cls(**settings)
-        return (config, kwargs) if return_unused_kwargs else config
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values: the document, once there is one."""
-        if self.document is not None:
-            return dict(self.document)
-        return {"quant_method": QUANT_METHOD, "preset": self.preset, "seed": self.seed}
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """Return the same: the base class prints itself by it, and does not have it."""
-        return self.to_dict()
 
 
 class DPQQuantizer(DiffusersQuantizer):
-    """Called by diffusers while it loads and saves a model; nobody else needs it."""
+    """Called by diffusers while it loads and saves a model; nobody else needs it.
 
-    use_keep_in_fp32_modules = False
+    Attributes
+    ----------
+    kept
+        What was not compressed, and why, of a model that was compressed while it was loaded.
+    """
+
+    use_keep_in_fp32_modules = True
     requires_calibration = False
 
     def __init__(self, quantization_config: DPQConfig, **kwargs: Any) -> None:
@@ -123,6 +50,22 @@ class DPQQuantizer(DiffusersQuantizer):
         self._files: tuple[Path, ...] = ()
         self._dtype = torch.float32
         self._model: weakref.ref[nn.Module] | None = None
+        self.kept: tuple[Kept, ...] = ()
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse what diffusers would do only in part.
+
+        Raises
+        ------
+        ConfigError
+            If a part of the model is to stay on disk.
+        """
+        device_map = kwargs.get("device_map")
+        if isinstance(device_map, Mapping) and "disk" in device_map.values():
+            raise ConfigError(
+                "device_map leaves a part of the model on disk, in the files of a dense model: "
+                "expected devices or 'cpu', which hold a compressed model"
+            )
 
     @property
     def is_serializable(self) -> Any:
@@ -173,20 +116,23 @@ class DPQQuantizer(DiffusersQuantizer):
         Raises
         ------
         CheckpointError
-            If it is to be pickled, or if a value was trained to what its dtype in the file cannot
-            hold.
+            If it is to be pickled, if a value was trained to what its dtype in the file cannot
+            hold, or if a DiT was changed in a way that its config does not tell.
         """
         if not safe_serialization:
             raise CheckpointError("compressed models are saved as safetensors only")
         model = None if self._model is None else self._model()
         if model is None:
             raise CheckpointError("this quantizer belongs to no model: load or compress one first")
-        quantization, tensors = stored_form(model, self._provenance())
+        quantization, tensors = stored_form(model, self.provenance())
         if quantization.to_dict() != self.quantization_config.to_dict():
             raise CheckpointError(
-                "layers of the model were replaced after it was loaded: save it with "
-                "dpqlab.checkpoint.save_compressed, which writes the config anew"
+                "layers of the model were replaced after it was loaded: call "
+                "dpqlab.diffusers.attach_(model), or save it with "
+                "dpqlab.checkpoint.save_compressed, to write the config anew"
             )
+        if type(model).__name__ == MODEL_CLASS:
+            check_settings(model, model_config_of(model))
         return tensors, {}
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
@@ -194,12 +140,13 @@ class DPQQuantizer(DiffusersQuantizer):
         if not self.pre_quantized:
             return
         document = QuantizationConfig.from_dict(self.quantization_config.to_dict())
-        fill_(model, document, _read(self._files), self._dtype)
+        fill_(model, document, _read(self._files), self._dtype, float32_names(model))
         model.register_to_config(quantization_config=self.quantization_config)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         # diffusers only warns of what it did not find
-        empty = sorted(name for name, value in model.state_dict().items() if value.is_meta)
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        empty = sorted(name for name, value in tensors if value.is_meta)
         if empty:
             raise CheckpointError(
                 f"the files lack {empty[0]!r} ({len(empty)} tensors in all): expected every tensor "
@@ -207,13 +154,27 @@ class DPQQuantizer(DiffusersQuantizer):
             )
         if self.pre_quantized:
             return
+        if any(hasattr(module, "_hf_hook") for module in model.modules()):
+            raise ConfigError(
+                "device_map spreads the model over several devices while it is compressed: "
+                "load it on one, save it, and spread what you load then"
+            )
         config: DPQConfig = self.quantization_config
         assert config.preset is not None
-        with suppress(ConfigError):  # embedders that differ were trained so, and stay
-            tie_embedders_(model)
-        compress_(model, preset_of(config.preset), seed=config.seed)
+        _, self.kept = compress_fitted_(model, preset_of(config.preset), config.seed)
         provenance = {"preset": config.preset, "seed": config.seed}
+        self._belong_to(model, stored_form(model, provenance)[0].to_dict())
+
+    @classmethod
+    def for_model(cls, model: Any, provenance: Mapping[str, str | int | float]) -> DPQQuantizer:
+        """Return a quantizer for a model that is compressed, and write the model's config."""
         document = stored_form(model, provenance)[0].to_dict()
+        quantizer = cls(DPQConfig(document=document), pre_quantized=True)
+        quantizer._belong_to(model, document)
+        return quantizer
+
+    def _belong_to(self, model: Any, document: dict[str, Any]) -> None:
+        self._model = weakref.ref(model)
         self.quantization_config = DPQConfig(document=document)
         self.pre_quantized = True
         model.register_to_config(quantization_config=self.quantization_config)
@@ -226,11 +187,14 @@ class DPQQuantizer(DiffusersQuantizer):
                 model.set_submodule(name, dense)
         untie_embedders_(model)  # diffusers saves a copy for each block, and refuses shared ones
         # the document would be saved, and a dense file read as a compressed one
-        kept = {k: v for k, v in model.config.items() if k != "quantization_config"}
-        model._internal_dict = FrozenDict(kept)
+        notes = ("quantization_config", "_pre_quantization_dtype")
+        model._internal_dict = FrozenDict({k: v for k, v in model.config.items() if k not in notes})
+        vars(model).pop("quantization_method", None)
+        set_storage_(model, None)
         return model
 
-    def _provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
+        """Return where the model comes from, as its config says."""
         return dict(self.quantization_config.to_dict().get("provenance", {}))
 
 
@@ -253,7 +217,3 @@ def _dense(module: PackedLinear) -> nn.Linear:
     if module.bias is not None:
         linear.bias = nn.Parameter(module.bias.detach().to(dtype))
     return linear.train(module.training)
-
-
-auto.AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = DPQQuantizer
-auto.AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = DPQConfig
