@@ -1,8 +1,8 @@
 """The ``dpqlab`` command: finds the subcommand, and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 2 bad input or something missing (one line on stderr says what), 130 stopped by
-Ctrl-C. A traceback means a bug in dpqlab. Only the module of the chosen command is imported, so
-``dpqlab --help`` answers at once.
+Ctrl-C, 143 by SIGTERM. A traceback means a bug in dpqlab. Only the module of the chosen command is
+imported, so ``dpqlab --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from importlib import import_module
 from typing import Any, NoReturn, Protocol
 
 from dpqlab import __version__
+from dpqlab.commands.stopping import deaf, stop_code, terminable
 from dpqlab.errors import ConfigError, DPQError
 
 COMMANDS = {
     "models": "list the models that are bundled",
+    "convert": "turn an original DiT checkpoint into a folder of diffusers",
     "compress": "compress a model with a preset or a codec of your own",
     "plan": "say what a preset would store of a model, without reading its weights",
     "prune": "show what fewer codewords save and cost, and keep as many as a budget allows",
@@ -28,8 +30,10 @@ COMMANDS = {
     "ablate": "run rows of the ablation: which part of the method earns what",
     "inspect": "say what a model stores, layer by layer, in bits",
     "sample": "draw images from one model, or from several with the same seed",
+    "sample-many": "draw thousands of images into one file, on as many GPUs as there are",
     "trace": "record where a compressed model leaves its teacher, block by block, step by step",
     "evaluate": "measure how good and how true to its teacher a model is",
+    "fid": "compute the Inception FID of such a file, with weights that you have",
     "bench": "measure kernels, sampling or k-means on this machine, beside their rivals",
     "app": "open a page on which full precision and one bit draw side by side",
     "demo": "compress the bundled model now and write a report to look at",
@@ -49,7 +53,10 @@ EXTRAS = {
 """The extra of the package that installs a module."""
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+OUT_OF_MEMORY = (
+    "memory ran out: close what else needs it, or ask for less at a time (fewer images, a smaller "
+    "--batch); what was there is unchanged, and a command that has --resume can go on"
+)
 
 
 class Command(Protocol):
@@ -97,7 +104,7 @@ def build_parser(chosen: str | None = None) -> Parser:
     for name, summary in COMMANDS.items():
         subparser = commands.add_parser(name, help=summary)
         if name == chosen:
-            module: Command = import_module(f"dpqlab.commands.{name}")  # pyright: ignore
+            module: Command = import_module(f"dpqlab.commands.{name.replace('-', '_')}")  # pyright: ignore
             module.configure(subparser)
             subparser.set_defaults(run=module.run)
     return parser
@@ -110,12 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     prefix = f"dpqlab {chosen}" if chosen in COMMANDS else "dpqlab"
     stay_offline()
     try:
-        args = build_parser(chosen).parse_args(arguments)
-        return args.run(args)
+        with terminable():
+            args = build_parser(chosen).parse_args(arguments)
+            return args.run(args)
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
-        return complain(prefix, "stopped", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        with deaf():
+            return complain(prefix, "stopped", stop_code(stop))
     except BrokenPipeError:  # `dpqlab models | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + getattr(signal, "SIGPIPE", 13)
@@ -129,6 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return complain(prefix, f"{where}{error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        from dpqlab.core.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return complain(prefix, OUT_OF_MEMORY)
 
 
 def complain(prefix: str, message: str, code: int = EXIT_BAD_INPUT) -> int:

@@ -32,7 +32,7 @@ from dpqlab.core import CodebookCodec
 from dpqlab.diffusion.classes import class_names_of
 from dpqlab.diffusion.models import bundled, resolve, weight_bytes
 from dpqlab.diffusion.sampling import SampleRequest
-from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.diffusion.schedules import scheduler_for
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.ablation import bundled_ablation
 from dpqlab.evaluation.bundled import bundled_feature_net
@@ -254,7 +254,7 @@ class _Demo:
         started = time.perf_counter()
         note = f"sampling {subject.name}"
         # one sampler for all, whatever scheduler a folder holds
-        subject.pipeline.scheduler = make_scheduler("ddim")
+        subject.pipeline.scheduler = scheduler_for(subject.pipeline.transformer)
         images = draw(subject.pipeline, self.request, meter=meter, unit=STEP_SECONDS, note=note)
         model, folder = subject.pipeline.transformer, subject.folder
         packed = {n: m for n, m in model.named_modules() if isinstance(m, PackedLinear)}

@@ -40,9 +40,9 @@ from dpqlab.commands.measure import origin_of
 from dpqlab.diffusion import (
     SampleRequest,
     load_pipeline,
-    make_scheduler,
     resolve,
     sample_images,
+    scheduler_for,
 )
 from dpqlab.evaluation.bundled import DEFAULT_MODEL
 from dpqlab.evaluation.datasets import MODELS, calibration_images, dataset_of
@@ -133,7 +133,7 @@ def strip(student: Any) -> np.ndarray:
     labels = tuple(range(student.config.num_embeds_ada_norm))
     request = SampleRequest(labels=labels, seed=5, steps=STRIP_STEPS)
     with torch.no_grad(), hold_decoded(student):
-        return sample_images(student, make_scheduler("ddim"), request).numpy()
+        return sample_images(student, scheduler_for(student), request).numpy()
 
 
 def write(
@@ -147,7 +147,7 @@ def write(
     student, compression, recording = made
     records, images, model = recording.records, len(subject.data.images), subject.model
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-    scheduler: Any = make_scheduler("ddim")
+    scheduler: Any = scheduler_for(student)
     save_compressed(
         student,
         out / f"{model}-{name}",

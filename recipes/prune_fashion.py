@@ -79,8 +79,8 @@ def make(name: str, form: PoolForm, terminal: Terminal) -> Made:
     inputs: dict[str, torch.Tensor] = {}
     with terminal.progress("Measuring the layers' inputs", request.steps) as meter:
         for watched in input_steps(model, weights, request, grams=True):
-            inputs = watched.inputs or {}
-            meter.advance()
+            inputs |= watched.inputs or {}
+            meter.advance(request.steps / watched.total)
     sight = sight_of(model, REQUEST) if name in DRAWING else None
     compress_(model, bare)
     paths: list[PoolPath] = []

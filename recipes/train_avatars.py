@@ -14,7 +14,7 @@ from recipes.training import Recipe, TrainConfig, main
 RECIPE = Recipe(
     model="avatars-dit",
     geometry=AVATARS_DIT,
-    config=TrainConfig(batch=256, learning_rate=5e-4),
+    config=TrainConfig(batch=512, learning_rate=6e-4),
 )
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """How the bundled full-precision teachers are trained: ``train_fashion.py``, ``train_avatars.py``.
 
-diffusers' own ``DiTTransformer2DModel`` learns to predict the noise of images in pixel space,
-class-conditional with label dropping; written as a diffusers folder in bf16.
+diffusers' own ``DiTTransformer2DModel`` learns to predict the noise of images in pixel space, or
+the velocity, class-conditional with label dropping; written as a diffusers folder in bf16.
 ``benchmarks/fashion.py`` measures it. A run that was stopped goes on with ``--resume``.
 
-The bundled weights took one GPU; on a CPU the recipes run too, for the curious and the patient.
+Under ``torchrun --nproc-per-node N``, or ``accelerate launch``, each GPU takes its share of every
+batch. On a CPU the recipes run too, for the curious and the patient.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import time
@@ -21,26 +23,28 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dpqlab.calibration import noisy_batch, warmup_cosine
+from dpqlab.checkpoint.atomic import staged_folder
+from dpqlab.checkpoint.whole import write_whole
 from dpqlab.diffusion.dit import make_dit
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.sampling import SampleRequest, sample_images
 from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.distributed import Team, team_of
 from dpqlab.evaluation.datasets import dataset_of
 from dpqlab.viz.images import sheet
+from recipes.training_files import CHECKPOINT, LOG, load_state, read_log, save_state, write_log
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of a run; it ends at ``steps`` or ``seconds``, whichever comes first.
 
-    ``noise_power`` weighs the squared error at a timestep by alpha_bar ** -noise_power, at most
-    ``MOST_WEIGHT``. Predicting noise, all timesteps weigh the same in the noise and hence those of
-    much noise next to nothing in the image: what is large and flat in an image is decided there.
-    0.5 lies half way to predicting the velocity (Salimans and Ho, arXiv 2202.00512).
+    ``prediction`` is what the model learns (``dpqlab.diffusion.schedules.PREDICTIONS``). Of much
+    noise, where large flat parts of an image are decided, the noise itself tells next to nothing:
+    there an error of 0.00006 in it is one of 1.5 in the image. The velocity tells the image.
     """
 
     steps: int = 60_000
@@ -53,11 +57,13 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.9995
     label_drop: float = 0.1
-    noise_power: float = 0.0
+    prediction: str = "epsilon"
     seed: int = 0
 
 
-MOST_WEIGHT = 20.0
+_FIGURES = ("elapsed", "caution", "lowest")  # of a run that goes on, beside its step
+LEAST_CAUTION = 2.0**-8
+DIVERGED = 3.0  # times the lowest loss so far: back to the last state that was sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +80,17 @@ class TrainRecord:
 class Training:
     """Model, running mean of its weights, optimiser, batches: all that a checkpoint holds."""
 
-    def __init__(self, config: TrainConfig, geometry: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, geometry: dict[str, Any], team: Team) -> None:
+        if config.batch % team.world:
+            raise ValueError(
+                f"a batch of {config.batch} does not divide among {team.world} processes"
+            )
         torch.manual_seed(config.seed)
-        self.config, self.device, self.step, self.elapsed = config, device, 0, 0.0
-        self.geometry = geometry
+        self.config, self.device, self.step, self.elapsed = config, team.device, 0, 0.0
+        self.geometry, self.team = geometry, team
+        self.caution, self.lowest = 1.0, math.inf
         # of the batches: a resumed run goes on with the draws of an uninterrupted one
-        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.generator = torch.Generator(team.device).manual_seed(config.seed + 1009 * team.rank)
         self.model: Any = self._new_model().train()
         self.ema: Any = self._new_model().eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.state_dict())
@@ -88,41 +99,76 @@ class Training:
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=device.type == "cuda",
+            fused=team.device.type == "cuda",
         )
 
     def _new_model(self) -> Any:
         model: Any = make_dit(self.geometry)
         return model.to(self.device)
 
+    @property
+    def run(self) -> str:
+        """What tells this run from others, but for when it ends: settings and geometry, as JSON."""
+        settings = dataclasses.asdict(self.config)
+        settings = {name: settings[name] for name in settings if name not in ("steps", "seconds")}
+        return json.dumps(settings | {"geometry": self.geometry}, sort_keys=True)
+
     def save(self, path: Path) -> None:
-        """Write everything needed to go on, as one safetensors file."""
+        """Write everything needed to go on, as one safetensors file, whole or not at all."""
         tensors: dict[str, Tensor] = {"state.step": torch.tensor([self.step])}
-        tensors["state.elapsed"] = torch.tensor([self.elapsed], dtype=torch.float64)
+        for name in _FIGURES:
+            tensors[f"state.{name}"] = torch.tensor([getattr(self, name)], dtype=torch.float64)
         tensors["state.generator"] = self.generator.get_state()
         for i, (name, parameter) in enumerate(self.model.named_parameters()):
             moments = self.optimizer.state[parameter]
             tensors[f"model.{name}"] = parameter.detach()
             if moments:
+                tensors[f"count.{i}"] = moments["step"]
                 tensors[f"first.{i}"] = moments["exp_avg"]
                 tensors[f"second.{i}"] = moments["exp_avg_sq"]
         for name, parameter in self.ema.named_parameters():
             tensors[f"ema.{name}"] = parameter
-        save_file({k: v.contiguous() for k, v in tensors.items()}, path)
+        save_state(path, tensors, self.run)
+
+    def snapshot(self) -> list[Tensor]:
+        """Return a copy of the weights and their running mean."""
+        return [p.detach().clone() for p in (*self.model.parameters(), *self.ema.parameters())]
+
+    def go_back(self, snapshot: list[Tensor]) -> None:
+        """Go on from earlier weights, at half the learning rate and with fresh moments.
+
+        Steps and time go on: the run ends when it was to end.
+        """
+        if self.caution < LEAST_CAUTION:
+            raise FloatingPointError(f"the loss does not come down again at step {self.step}")
+        with torch.no_grad():
+            for p, old in zip(
+                (*self.model.parameters(), *self.ema.parameters()), snapshot, strict=True
+            ):
+                p.copy_(old)
+        self.optimizer.state.clear()
+        self.caution /= 2
 
     def load(self, path: Path) -> None:
         """Go on from a file that :meth:`save` wrote, or from EMA weights alone."""
-        tensors = load_file(path, device=str(self.device))
+        tensors = {name: t.to(self.device) for name, t in load_state(path, self.run).items()}
         self.step = int(tensors["state.step"].item())
-        self.elapsed = float(tensors["state.elapsed"].item())
+        for name in _FIGURES:
+            if f"state.{name}" in tensors:
+                setattr(self, name, float(tensors[f"state.{name}"].item()))
         if "state.generator" in tensors:
             self.generator.set_state(tensors["state.generator"].cpu())
+        if not self.team.leads:  # the state is the leader's: its team mates draw other images
+            self.generator.manual_seed(self.config.seed + 1009 * self.team.rank + self.step)
+        # where the optimiser keeps its counts
+        place = self.device if self.optimizer.defaults["fused"] else torch.device("cpu")
+        steps = torch.tensor(float(self.step))
         with torch.no_grad():
             for i, (name, parameter) in enumerate(self.model.named_parameters()):
                 parameter.copy_(tensors.get(f"model.{name}", tensors[f"ema.{name}"]))
                 if f"first.{i}" in tensors:
                     self.optimizer.state[parameter] = {
-                        "step": torch.tensor(float(self.step), device=self.device),
+                        "step": tensors.get(f"count.{i}", steps).to(place),
                         "exp_avg": tensors[f"first.{i}"],
                         "exp_avg_sq": tensors[f"second.{i}"],
                     }
@@ -142,37 +188,38 @@ def learning_rate(config: TrainConfig, step: int, done: float) -> float:
 
 def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Iterator[TrainRecord]:
     """Train until the config's end, yielding a record each ``every`` steps."""
-    config = state.config
+    config, team = state.config, state.team
     scheduler: Any = make_scheduler("ddim")
     alphas = scheduler.alphas_cumprod.to(state.device)
-    weights = (alphas**-config.noise_power).clamp(max=MOST_WEIGHT)
     parameters = list(state.model.parameters())
     averages = list(state.ema.parameters())
     total = torch.zeros((), device=state.device)
     started = time.perf_counter() - state.elapsed
     first, begun = state.step, state.elapsed
+    sound = state.snapshot()
     while progress(state) < 1:
-        rate = learning_rate(config, state.step, progress(state))
+        rate = learning_rate(config, state.step, progress(state)) * state.caution
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         batch = noisy_batch(
             images,
             labels,
             alphas,
-            size=config.batch,
+            size=config.batch // team.world,
             null_class=state.geometry["num_embeds_ada_norm"],
             label_drop=config.label_drop,
             generator=state.generator,
+            prediction=config.prediction,
         )
         with torch.autocast(state.device.type, torch.bfloat16, enabled=state.device.type == "cuda"):
             predicted = state.model(
                 batch.noisy, timestep=batch.timesteps, class_labels=batch.labels
             ).sample
-        assert batch.noise is not None
-        errors = F.mse_loss(predicted.float(), batch.noise, reduction="none").mean(dim=(1, 2, 3))
-        loss = (errors * weights[batch.timesteps]).mean()
+        assert batch.target is not None
+        loss = F.mse_loss(predicted.float(), batch.target)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        team.average_([p.grad for p in parameters if p.grad is not None])
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         state.optimizer.step()
         # the running mean starts short, so that early sheets show something
@@ -182,11 +229,13 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
         total += loss.detach()
         state.step += 1
         if state.step % every == 0:
-            mean = total.item() / every
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} at step {state.step}")
+            mean = team.agreed(total.item() / every)
             total.zero_()
-            state.elapsed = time.perf_counter() - started
+            if not mean < DIVERGED * state.lowest:
+                state.go_back(sound)
+            else:
+                state.lowest, sound = min(mean, state.lowest), state.snapshot()
+            state.elapsed = team.agreed(time.perf_counter() - started)
             by_steps = config.steps - state.step
             pace = (state.elapsed - begun) / (state.step - first)
             remaining = min(by_steps * pace, config.seconds - state.elapsed)
@@ -199,12 +248,16 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
             )
 
 
-def sample_sheet(model: Any, path: Path, *, per_class: int = 8) -> None:
-    """Draw a sheet with one column a class and save it."""
-    classes = model.config.num_embeds_ada_norm
+def sample_sheet(state: Training, path: Path, *, per_class: int = 8) -> None:
+    """Draw a sheet from the running mean, with one column a class, and save it."""
+    classes = state.geometry["num_embeds_ada_norm"]
     request = SampleRequest(labels=tuple(range(classes)) * per_class, seed=0)
-    images = sample_images(model, make_scheduler("ddim"), request)
-    sheet(images, columns=classes, zoom=2 if images.shape[-1] < 64 else 1).save(path)
+    scheduler = make_scheduler("ddim", prediction=state.config.prediction)
+    images = sample_images(state.ema, scheduler, request)
+    picture = io.BytesIO()
+    zoom = 2 if images.shape[-1] < 64 else 1
+    sheet(images, columns=classes, zoom=zoom).save(picture, format="PNG")
+    write_whole(path, picture.getvalue())
 
 
 def export(state: Training, folder: Path) -> None:
@@ -212,9 +265,10 @@ def export(state: Training, folder: Path) -> None:
     model: Any = make_dit(state.geometry)
     model.load_state_dict(state.ema.state_dict())
     model = model.to(torch.bfloat16).eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    pipeline = PixelDiTPipeline(model, make_scheduler("ddim"))
-    pipeline.save_pretrained(folder, max_shard_size="15MB", safe_serialization=True)
+    pipeline = PixelDiTPipeline(model, make_scheduler("ddim", prediction=state.config.prediction))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with staged_folder(folder) as staging:
+        pipeline.save_pretrained(staging, max_shard_size="15MB", safe_serialization=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,51 +292,64 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=default.steps, help="end by this step")
     parser.add_argument("--batch", type=int, default=default.batch)
     parser.add_argument("--rate", type=float, default=default.learning_rate)
-    parser.add_argument("--noise-power", type=float, default=default.noise_power)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between progress lines")
     parser.add_argument("--sheet-every", type=int, default=5000, help="steps between sheets")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/training.safetensors")
+    parser.add_argument("--resume", action="store_true", help="go on from the last sheet, if any")
     args = parser.parse_args(argv)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = dataclasses.replace(
         default,
+        prediction=dataset.prediction,
         steps=args.steps,
         seconds=args.seconds,
         batch=args.batch,
         learning_rate=args.rate,
-        noise_power=args.noise_power,
         seed=args.seed,
     )
-    arrays, targets = dataset.read(args.data, "train")
-    images = torch.tensor(arrays, device=device)
-    labels = torch.tensor(targets, device=device)
-    state = Training(config, recipe.geometry, device)
-    checkpoint = args.out / "training.safetensors"
-    if args.resume:
-        state.load(checkpoint)
+    with team_of() as team:
+        state = Training(config, recipe.geometry, team)
+        if args.resume and (args.out / CHECKPOINT).exists():
+            state.load(args.out / CHECKPOINT)
+        _run(state, recipe.model, args)
+
+
+def _run(state: Training, model: str, args: argparse.Namespace) -> None:
+    """Train to the end; the leader of the team writes and prints."""
+    arrays, targets = dataset_of(model).read(args.data, "train")
+    images = torch.tensor(arrays, device=state.device)
+    labels = torch.tensor(targets, device=state.device)
     args.out.mkdir(parents=True, exist_ok=True)
-    if device.type == "cuda":
+    if state.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         for block in state.model.transformer_blocks:
             block.compile(fullgraph=True)
-    with (args.out / "training.jsonl").open("a") as log:
-        for record in train(state, images, labels, every=args.every):
-            log.write(json.dumps(dataclasses.asdict(record)) + "\n")
-            log.flush()
-            print(
-                f"step {record.step:6d}  loss {record.loss:.4f}  lr {record.learning_rate:.2e}  "
-                f"{record.seconds:.0f} s, {record.remaining:.0f} s to go",
-                flush=True,
-            )
-            if record.step % args.sheet_every == 0:
-                state.save(checkpoint)
-                sample_sheet(state.ema, args.out / f"step-{record.step:06d}.png")
-    state.save(checkpoint)
-    sample_sheet(state.ema, args.out / "samples.png")
-    export(state, args.out / recipe.model)
-    settings = dataclasses.asdict(config) | {
+    log = read_log(args.out / LOG, state.step) if state.step else []
+    for record in train(state, images, labels, every=args.every):
+        if not state.team.leads:
+            continue
+        log.append(dataclasses.asdict(record))
+        write_log(args.out / LOG, log)
+        print(
+            f"step {record.step:6d}  loss {record.loss:.4f}  lr {record.learning_rate:.2e}  "
+            f"{record.seconds:.0f} s, {record.remaining:.0f} s to go",
+            flush=True,
+        )
+        if record.step % args.sheet_every == 0:
+            # the sheet first: a run that goes on from the checkpoint would not draw it again
+            sample_sheet(state, args.out / f"step-{record.step:06d}.png")
+            state.save(args.out / CHECKPOINT)
+    if state.team.leads:
+        finish(state, model, args.out)
+
+
+def finish(state: Training, model: str, out: Path) -> None:
+    """Write the end of a run: its state, a sheet, the model and the settings."""
+    state.save(out / CHECKPOINT)
+    sample_sheet(state, out / "samples.png")
+    export(state, out / model)
+    settings = dataclasses.asdict(state.config) | {
+        "processes": state.team.world,
         "steps_done": state.step,
         "seconds_done": state.elapsed,
     }
-    (args.out / "training.json").write_text(json.dumps(settings, default=str, indent=1))
+    write_whole(out / "training.json", json.dumps(settings, default=str, indent=1).encode())

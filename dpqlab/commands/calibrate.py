@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from dpqlab.calibration import CalibrationConfig
 from dpqlab.checkpoint import is_compressed, read_config
+from dpqlab.checkpoint.lock import exclusive
 from dpqlab.commands.calibrated_folder import STOPPED, write
 from dpqlab.commands.calibrating import (
     CODES,
@@ -21,15 +23,14 @@ from dpqlab.commands.calibration_data import Data, add_data_arguments, check_dat
 from dpqlab.commands.card import loss_of, moves_of
 from dpqlab.commands.drawing import add_device_argument
 from dpqlab.commands.overrides import add_preset_argument, require_codebooks
+from dpqlab.commands.stopping import stop_code
 from dpqlab.commands.students import Pair, pair_of
-from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
+from dpqlab.commands.terminal import Terminal, add_json_argument, add_resume_arguments, megabytes
 from dpqlab.diffusion.models import resolve
+from dpqlab.distributed import Team, team_of
 from dpqlab.errors import ConfigError, DPQError
-from dpqlab.kernels.devices import device_of
 from dpqlab.nn.presets import preset
 from dpqlab.report import clock
-
-INTERRUPTED = 130
 
 EXAMPLES = """examples:
   dpqlab calibrate out/pq out/pq-calibrated
@@ -40,6 +41,9 @@ A GPU takes seconds for what two CPU cores take minutes for: batches and steps a
 unless you ask for more, and so is what is gained. Ctrl-C writes the best state so far to OUT; the
 same command with --resume goes on, on a CPU as if it had never stopped. Until it is finished an
 unfinished run lies in OUT.calibration and OUT.calibration.jsonl.
+
+Under torchrun or accelerate launch each process takes its share of every batch; a run that was
+stopped may go on with another number of processes.
 """
 
 
@@ -81,12 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--guidance", type=float, metavar="X", help="compare after guidance at this scale"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with an unfinished run, if there is one"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace OUT, and an unfinished run, if there"
-    )
+    add_resume_arguments(parser)
     add_device_argument(parser)
     add_json_argument(parser)
 
@@ -96,27 +95,38 @@ def run(args: argparse.Namespace) -> int:
     terminal = Terminal(as_json=args.json)
     progress = args.out.parent / f"{args.out.name}.calibration"
     check(args, progress)
-    device = device_of(args.device)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with team_of(args.device) as team, exclusive(progress) if team.leads else nullcontext():
+        if team.leads:
+            check(args, progress)  # as whoever held the lock left it
+        return calibrated(args, progress, terminal, team)
+
+
+def calibrated(args: argparse.Namespace, progress: Path, terminal: Terminal, team: Team) -> int:
+    """Calibrate, nobody else doing so meanwhile; return the exit code."""
+    device = team.device
     pair = pair_of(args, device, terminal)
     data = data_of(args, pair.teacher, device, terminal)
     name = str(pair.provenance.get("preset", ""))
     config = config_of(args, name, device, data, terminal)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    if not args.resume:
+    if team.leads and not args.resume:
         forget(progress)
+    many = f", {team.world} processes" if team.world > 1 else ""
     terminal.say(
-        f"{config.steps:,} steps of {config.batch} images on {device}: {loss_of(config)}; codes "
-        f"{moves_of(config)}. Ctrl-C keeps the best."
+        f"{config.steps:,} steps of {config.batch} images on {device}{many}: {loss_of(config)}; "
+        f"codes {moves_of(config)}. Ctrl-C keeps the best."
     )
-    fresh = not progress.exists()
+    fresh = team.leads and not progress.exists()
     try:
         course = run_calibration(
-            pair.student, pair.teacher, data.source, config, terminal, progress=progress
+            pair.student, pair.teacher, data.source, config, terminal, progress=progress, team=team
         )
     except (KeyboardInterrupt, DPQError):
         if fresh:  # nothing has been calibrated, and the command can be given again as it was
             forget(progress)
         raise
+    if not team.leads:
+        return 0
     return finish(args, pair, data, config, course, progress, terminal)
 
 
@@ -131,7 +141,6 @@ def finish(
 ) -> int:
     """Write what has been reached, say what it is, and return the exit code."""
     summary = write(args.out, pair, data, config, course)
-    interrupted = isinstance(course.stopped, KeyboardInterrupt)
     if course.stopped is None or isinstance(course.stopped, ConfigError):
         forget(progress)  # one that diverged would do so again
     best, last = course.best, course.records[-1]
@@ -149,13 +158,13 @@ def finish(
             }
         )
     reached = f"{args.out} holds the best state so far (step {best.step:,})"
-    if interrupted:
+    if isinstance(course.stopped, KeyboardInterrupt):
         terminal.err.print(
             f"dpqlab calibrate: stopped after step {last.step:,} of {config.steps:,}; {reached}; "
             "the same command with --resume goes on",
             soft_wrap=True,
         )
-        return INTERRUPTED
+        return stop_code(course.stopped)
     if course.stopped is not None:
         raise type(course.stopped)(f"{course.stopped}; {reached}")
     if not args.json:

@@ -21,9 +21,12 @@ from dpqlab.calibration import (
     calibrate,
     calibration_for,
 )
+from dpqlab.checkpoint.whole import write_whole
 from dpqlab.commands.calibration_data import Data
 from dpqlab.commands.terminal import Terminal
-from dpqlab.errors import ConfigError, DPQError
+from dpqlab.core.memory import is_out_of_memory
+from dpqlab.distributed import Team
+from dpqlab.errors import BackendError, ConfigError, DPQError
 
 OBJECTIVES = {
     "distil": Objective(),
@@ -156,12 +159,13 @@ def run_calibration(
     *,
     progress: Path | None = None,
     title: str = "Calibrating",
+    team: Team | None = None,
 ) -> Course:
     """Calibrate with a meter running; a stop or a failure on the way is part of the result.
 
     Parameters
     ----------
-    student, teacher, data, config, progress
+    student, teacher, data, config, progress, team
         As in :func:`dpqlab.calibration.calibrate`. Beside ``progress`` lie the records so far.
     terminal, title
         Show how far it is.
@@ -171,9 +175,11 @@ def run_calibration(
     KeyboardInterrupt, DPQError
         If nothing has been calibrated yet: the student is as it was.
     """
-    history = None if progress is None else history_of(progress)
+    leads = team is None or team.leads
+    history = history_of(progress) if progress is not None and leads else None
     records: list[CalibrationRecord] = []
-    with closing(calibrate(student, teacher, data, config, progress=progress)) as steps:
+    run = calibrate(student, teacher, data, config, progress=progress, team=team)
+    with closing(run) as steps:
         first = next(steps)
         if history is not None:
             records = read_history(history, first.step)
@@ -187,11 +193,24 @@ def run_calibration(
                     best = min(known.total for known in records)
                     meter.advance(record.step - before, progress_note(record, best))
                     before = record.step
-        except (KeyboardInterrupt, DPQError) as error:
+        except (KeyboardInterrupt, DPQError, MemoryError, RuntimeError) as error:
+            reason = _reason(error, config)
             if records[-1].step == 0:
-                raise
-            stopped = error
+                raise reason from None
+            stopped = reason
     return Course(records=tuple(records), resumed=first.step, stopped=stopped)
+
+
+def _reason(error: BaseException, config: CalibrationConfig) -> KeyboardInterrupt | DPQError:
+    """Return why a calibration stopped; a bug is raised as it is."""
+    if isinstance(error, KeyboardInterrupt | DPQError):
+        return error
+    if not is_out_of_memory(error):
+        raise error
+    return BackendError(
+        f"memory ran out in a step of {config.batch} images: free some and go on with --resume, or "
+        "begin again with --overwrite and a smaller --batch"
+    )
 
 
 def progress_note(record: CalibrationRecord, best: float) -> str:
@@ -229,7 +248,4 @@ def _note(records: list[CalibrationRecord], record: CalibrationRecord, path: Pat
 
 
 def _write_lines(path: Path, values: Sequence[Any]) -> None:
-    text = "".join(json.dumps(value) + "\n" for value in values)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, "".join(json.dumps(value) + "\n" for value in values).encode())

@@ -11,7 +11,7 @@ import torch
 
 from dpqlab.calibration import teacher_trajectories
 from dpqlab.commands.terminal import Terminal
-from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.diffusion.schedules import scheduler_for
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.datasets import DATASETS, Dataset, calibration_images, dataset_for
 
@@ -121,7 +121,7 @@ def _drawn(count: int, teacher: Any, seed: int, terminal: Terminal) -> Data:
         try:
             source = teacher_trajectories(
                 teacher,
-                make_scheduler("ddim"),
+                scheduler_for(teacher),
                 images=count,
                 seed=TRAJECTORY_SEED + seed,
                 steps=TRAJECTORY_STEPS,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dpqlab import __version__
+from dpqlab.commands.licences import licence_field
 from dpqlab.core import ModelLedger
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 HEAD = """---
 library_name: diffusers
-tags: [dpqlab, quantized]
+{licence}tags: [dpqlab, quantized]
 ---
 
 # {name}
@@ -27,10 +28,32 @@ SIZES = """| what | value |
 | the same model in fp32 | {fp32:.2f} MB |
 """
 
+LEDGER = """
+| stored | MB |
+|---|---|
+| codes | {codes:.2f} |
+| codewords | {pool:.2f} |
+| tables and sizes of codebooks | {table:.2f} |
+| row scales | {scale:.2f} |
+| biases of compressed layers | {bias:.2f} |
+| kept as it was, rounded | {kept:.2f} |
+"""
+
 COMPRESSED = """
-`{source}` compressed with dpqlab's preset `{preset}`, without calibration.
+`{source}` compressed with dpqlab {version}, preset `{preset}` ({codecs}): every sub-vector of the
+blocks' Linears is the code of a codeword that k-means found. Nothing was calibrated.
 
 """
+
+LICENCE = """
+Licence of `{source}`, from which these weights are derived: {licence}.
+"""
+
+NO_LICENCE = """
+The licence of `{source}`, from which these weights are derived, is not stated here: find it out
+before you pass them on. `dpqlab compress --licence` writes it down.
+"""
+
 
 CALIBRATED = """
 `{source}` at {bits:.3f} true bits per weight: {codecs}, calibrated.
@@ -59,10 +82,28 @@ Below about 2 bits an uncalibrated model draws noise. `dpqlab inspect` shows eve
 """
 
 
-def model_card(name: str, ledger: ModelLedger, source: str, preset: str) -> str:
-    """Write the README.md of a compressed folder (Markdown with a YAML head)."""
-    about = COMPRESSED.format(source=source, preset=preset)
-    return HEAD.format(name=name) + about + _sizes(ledger) + USE + NOISE
+def model_card(
+    name: str, ledger: ModelLedger, source: str, preset: str, *, licence: str | None = None
+) -> str:
+    """Write the README.md of a compressed folder (Markdown with a YAML head).
+
+    Parameters
+    ----------
+    name, source
+        Of the folder, and of what it was made from.
+    ledger
+        What it stores.
+    preset
+        Name of the plan.
+    licence
+        Of the source; None claims none, and says so.
+    """
+    codecs = ", ".join(sorted({layer.codec for layer in ledger.layers}))
+    about = COMPRESSED.format(source=source, preset=preset, version=__version__, codecs=codecs)
+    rights = NO_LICENCE if licence is None else LICENCE
+    head = HEAD.format(name=name, licence=licence_field(licence))
+    tables = _sizes(ledger) + _parts(ledger)
+    return head + about + tables + rights.format(source=source, licence=licence) + USE + NOISE
 
 
 def calibrated_card(
@@ -110,7 +151,7 @@ def calibrated_card(
         features=best.features,
         version=__version__,
     )
-    return HEAD.format(name=name) + about + _sizes(ledger) + course + USE
+    return HEAD.format(name=name, licence="") + about + _sizes(ledger) + course + USE
 
 
 def loss_of(config: CalibrationConfig) -> str:
@@ -141,3 +182,10 @@ def _sizes(ledger: ModelLedger) -> str:
         stored=ledger.stored_bytes / 1e6,
         fp32=ledger.fp32_bytes / 1e6,
     )
+
+
+def _parts(ledger: ModelLedger) -> str:
+    names = ("codes", "pool", "table", "scale", "bias")
+    sums = {name: sum(getattr(layer, name) for layer in ledger.layers) for name in names}
+    sums["kept"] = sum(tensor.bits for tensor in ledger.kept)
+    return LEDGER.format(**{name: bits / 8e6 for name, bits in sums.items()})

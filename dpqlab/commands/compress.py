@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpqlab import __version__
-from dpqlab.checkpoint import is_compressed, save_compressed
+from dpqlab.checkpoint import save_compressed
 from dpqlab.commands.card import model_card
+from dpqlab.commands.compressing import CompressJob, source_folder, streamed
+from dpqlab.commands.compressing_together import compress_together
 from dpqlab.commands.inputs import inputs_of
-from dpqlab.commands.loading import load
+from dpqlab.commands.licences import licence_of, licence_text
 from dpqlab.commands.measure import origin_of
 from dpqlab.commands.overrides import (
     add_codec_arguments,
@@ -24,21 +26,29 @@ from dpqlab.commands.overrides import (
     measures_inputs,
     overridden,
 )
-from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
+from dpqlab.commands.terminal import Terminal, add_json_argument, add_resume_arguments, megabytes
 from dpqlab.core import ModelLedger
-from dpqlab.diffusion.models import resolve, weight_bytes
+from dpqlab.diffusion.models import weight_bytes
+from dpqlab.distributed import team_of
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.sizes import size_figures
 from dpqlab.nn.plan import Plan
 from dpqlab.nn.presets import preset
 from dpqlab.nn.surgery import LayerRecord, Skipped, compress_steps, ledger_of_model
-from dpqlab.nn.targets import skipped_layers, targets_of
+from dpqlab.nn.targets import targets_of
 from dpqlab.report import clock
 
 EXAMPLES = """examples:
   dpqlab compress fashion-dit out/pq --preset pq-1bit
   dpqlab compress fashion-dit out/mine --preset pq-2bit --d 4 --k 16 --scope group --group 8
   dpqlab compress fashion-dit out/dpq --preset dpq-1bit --budget 1/8 --measure removal
+  dpqlab compress path/to/DiT-XL-2-256 out/xl --preset best-1bit --licence cc-by-nc-4.0
+
+Weights are read layer by layer, so the model need not fit into memory. What is done is kept in
+OUT.partial until OUT is complete: a run that was stopped goes on with --resume, to the same bytes.
+Under torchrun or accelerate launch, layers are split over the processes, to the same bytes too.
+The model card names the licence of the source, from --licence or from its own card; where neither
+tells, it says that the licence is not known.
 
 A model compressed below 2 bits without calibration draws noise: that is expected. The presets
 best-* above all are only what they should be after `dpqlab calibrate`: their codecs are chosen for
@@ -77,13 +87,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "`dpqlab sample`, `inspect` and `evaluate` read. Nothing is calibrated, no data is needed."
     )
     parser.epilog = EXAMPLES
-    parser.add_argument("source", metavar="SOURCE", help="a bundled name, or a diffusers folder")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a bundled name, or a diffusers folder: of a pipeline, or of a DiT transformer alone "
+        "(which gets the DDIM schedule of 1,000 linear steps)",
+    )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     add_preset_argument(parser, "pq-1bit")
     add_codec_arguments(parser)
     add_pool_arguments(parser, budget=True)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means (0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="where layers are compressed, one at a time: cpu, cuda, cuda:1, or auto (cpu: its "
+        "results are the same everywhere)",
+    )
+    parser.add_argument(
+        "--licence",
+        "--license",
+        metavar="TEXT",
+        type=licence_text,
+        help="licence of the source, for the model card (the one that its own card names)",
+    )
+    add_resume_arguments(parser)
     add_json_argument(parser)
 
 
@@ -95,19 +124,36 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--seed is {args.seed}: expected 0 or more")
     if args.out.exists() and not args.overwrite:
         raise ConfigError(f"{args.out} exists: choose another folder, or pass --overwrite")
-    source = resolve(args.source)
-    if is_compressed(source):
-        raise ConfigError(f"{args.source} is compressed already: expected a full-precision model")
-    pipeline = load(args.source)
-    kept = kept_by_reason(skipped_layers(pipeline.transformer, plan))
-    records = compress_model(pipeline, plan, terminal, seed=args.seed)
-    origin = origin_of(args.source, source)
-    done = write(
-        pipeline, args.out, records, plan, origin | {"seed": args.seed}, overwrite=args.overwrite
-    )
+    source = source_folder(args.source)
+    licence = args.licence or licence_of(source)
+    with team_of(args.device) as team:
+        job = CompressJob(
+            source=args.source,
+            folder=source,
+            out=args.out,
+            plan=plan,
+            origin=origin_of(args.source, source),
+            seed=args.seed,
+            device=team.device,
+            resume=args.resume,
+            overwrite=args.overwrite,
+        )
+        before = compress_together(job, terminal, team) if team.world > 1 else None
+    if not team.leads:
+        return 0
+    if before is not None:
+        job = replace(job, resume=True)  # all layers are there
+    with streamed(job, terminal) as stream:
+        origin = job.origin | {"seed": args.seed} | ({"licence": licence} if licence else {})
+        done = write(
+            stream.pipeline, args.out, stream.records, plan, origin, overwrite=args.overwrite
+        )
+    kept = kept_by_reason(stream.skipped)
+    resumed = stream.resumed if before is None else before
     summary = summary_of(done)
     if args.json:
-        terminal.emit(summary | {"kept": kept, "preset": plan.name, "seed": args.seed})
+        about = {"preset": plan.name, "seed": args.seed, "licence": licence}
+        terminal.emit(summary | about | {"kept": kept, "resumed_layers": resumed})
         return 0
     terminal.say(
         f"{done.path}: {summary['true_bits_per_weight']:.3f} true bits per weight, "
@@ -124,6 +170,11 @@ def run(args: argparse.Namespace) -> int:
             f"kept {group['count']} Linear{'s' * (group['count'] > 1)} "
             f"({group['weights']:,} weights): {group['reason']}"
         )
+    if licence is None:
+        terminal.say(
+            f"{args.source} names no licence, and so neither does the model card: find it out, "
+            "and give it as --licence, before you pass the folder on"
+        )
     terminal.say(f"next: dpqlab sample {args.source} {done.path}")
     return 0
 
@@ -135,7 +186,7 @@ def compress_model(
     moments = None
     if measures_inputs(plan):
         names = [target.name for target in targets_of(pipeline.transformer, plan)]
-        moments = inputs_of(pipeline, names, terminal, seed=seed)
+        moments = inputs_of(pipeline.transformer, names, terminal, seed=seed)
     steps = compress_steps(pipeline.transformer, plan, seed=seed, moments=moments)
     records: list[LayerRecord] = []
     with terminal.progress(f"Compressing with {plan.name}", 1) as meter:
@@ -195,7 +246,9 @@ def write(
         out,
         scheduler_config=json.loads(pipeline.scheduler.to_json_string()),
         provenance=provenance,
-        card=model_card(out.name, ledger, origin["source"], plan.name),
+        card=model_card(
+            out.name, ledger, origin["source"], plan.name, licence=origin.get("licence")
+        ),
         overwrite=overwrite,
     )
     return Compressed(

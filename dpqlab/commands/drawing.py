@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dpqlab.commands.terminal import Meter
+from dpqlab.core.memory import is_out_of_memory
 from dpqlab.diffusion.sampling import SampleRequest, sample_steps, to_uint8
 from dpqlab.nn.linear import hold_decoded
 
@@ -39,7 +40,7 @@ def draw(
     unit: float = 1,
     note: str = "",
 ) -> Tensor:
-    """Sample a request, ``BATCH`` images at a time.
+    """Sample a request, ``BATCH`` images at a time; where memory runs out, half as many.
 
     Parameters
     ----------
@@ -55,18 +56,34 @@ def draw(
     uint8 images (N, C, H, W).
     """
     images: list[Tensor] = []
+    start, batch = 0, BATCH
     with hold_decoded(pipeline.transformer):
-        for start in range(0, len(request.labels), BATCH):
+        while start < len(request.labels):
             part = replace(
                 request,
-                labels=request.labels[start : start + BATCH],
+                labels=request.labels[start : start + batch],
                 first_index=request.first_index + start,
             )
-            latents = None
-            for step in sample_steps(pipeline.transformer, pipeline.scheduler, part):
-                latents = step.latents
-                if meter is not None:
-                    meter.advance(unit, note)
-            assert latents is not None
+            try:
+                latents = _last_latents(pipeline, part, meter, unit, note)
+            except (MemoryError, RuntimeError) as error:
+                if len(part.labels) == 1 or not is_out_of_memory(error):
+                    raise
+                batch = len(part.labels) // 2
+                continue
             images.append(to_uint8(latents))
+            start += len(part.labels)
     return torch.cat(images)
+
+
+def _last_latents(
+    pipeline: Any, part: SampleRequest, meter: Meter | None, unit: float, note: str
+) -> Tensor:
+    """Draw one batch, and return what its last step left."""
+    latents = None
+    for step in sample_steps(pipeline.transformer, pipeline.scheduler, part):
+        latents = step.latents
+        if meter is not None:
+            meter.advance(unit, note)
+    assert latents is not None
+    return latents

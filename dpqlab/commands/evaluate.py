@@ -6,16 +6,23 @@ Every model is sampled with DDIM, whatever scheduler its folder names: the recor
 from __future__ import annotations
 
 import argparse
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
+from dpqlab.checkpoint.journal import Journal, open_journal
 from dpqlab.commands.drawing import BATCH, add_device_argument, draw
+from dpqlab.commands.drawn import identity_of, kept
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Meter, Terminal, add_json_argument
+from dpqlab.diffusion.models import resolve
 from dpqlab.diffusion.sampling import SampleRequest
-from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.diffusion.schedules import scheduler_for
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference, quick_reference
 from dpqlab.evaluation.config import EvaluationConfig, Sampler
@@ -71,6 +78,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--guidance", type=float, default=1.5, metavar="X", help="guidance scale, 1 is none (1.5)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="PATH",
+        help="keep what is drawn in PATH.partial until all is done: the same command goes on with "
+        "it after a stop",
+    )
     add_device_argument(parser)
     add_json_argument(parser)
 
@@ -96,26 +110,50 @@ def run(args: argparse.Namespace) -> int:
     total = config.steps * _chunks(config) * (3 if draws_teacher else 1)
     count = config.images * (3 if draws_teacher else 1)
     terminal.say(f"Drawing {count:,} images with {config.steps} steps on {device}; Ctrl-C stops.")
-    with terminal.progress("Evaluating", total) as meter:
-        if draws_teacher:
-            teacher_pipeline = load(name, device=device)
-            check_same_images(dataset_drawn(teacher_pipeline, name), dataset)
-            sampler = sampler_of(teacher_pipeline, meter, f"teacher {name}")
-            teacher = last_of(draw_teacher_steps(sampler, net, config))
-        sampler = sampler_of(pipeline, meter, args.model)
-        result = last_of(evaluate_steps(sampler, net, reference, config, teacher))
-    if args.json:
-        about = {"model": str(args.model), "device": str(device), "scheduler": SCHEDULER}
-        about["teacher"] = name or note or "recorded"
-        terminal.emit(about | result.to_dict())
-    else:
-        terminal.say(result_table(result, note))
+    with journal_of(args, config, device, name) as journal:
+        with terminal.progress("Evaluating", total) as meter:
+            if draws_teacher:
+                teacher_pipeline = load(name, device=device)
+                check_same_images(dataset_drawn(teacher_pipeline, name), dataset)
+                sampler = sampler_of(teacher_pipeline, meter, f"teacher {name}")
+                sampler = sampler if journal is None else kept(sampler, journal, "teacher")
+                teacher = last_of(draw_teacher_steps(sampler, net, config))
+            sampler = sampler_of(pipeline, meter, args.model)
+            sampler = sampler if journal is None else kept(sampler, journal, "model")
+            result = last_of(evaluate_steps(sampler, net, reference, config, teacher))
+        if args.json:
+            about = {"model": str(args.model), "device": str(device), "scheduler": SCHEDULER}
+            about["teacher"] = name or note or "recorded"
+            terminal.emit(about | result.to_dict())
+        else:
+            terminal.say(result_table(result, note))
+        if journal is not None:  # only now has nobody use for it
+            journal.remove()
     return 0
+
+
+@contextmanager
+def journal_of(
+    args: argparse.Namespace, config: EvaluationConfig, device: torch.device, teacher: str | None
+) -> Generator[Journal | None]:
+    """Open the journal that was asked for, or go on with it; None if none was."""
+    if args.journal is None:
+        yield None
+        return
+    models = {"model": resolve(args.model)}
+    if teacher is not None:
+        models["teacher"] = resolve(teacher)
+    settings = config.protocol() | {"scheduler": SCHEDULER, "batch": BATCH}
+    args.journal.parent.mkdir(parents=True, exist_ok=True)
+    with open_journal(
+        args.journal, identity_of(models, device, **settings), resume=True
+    ) as journal:
+        yield journal
 
 
 def sampler_of(pipeline: Any, meter: Meter, note: str) -> Sampler:
     """Wrap a pipeline as the evaluator's sampler, with DDIM; the meter counts steps of batches."""
-    pipeline.scheduler = make_scheduler(SCHEDULER)
+    pipeline.scheduler = scheduler_for(pipeline.transformer, SCHEDULER)
 
     def sample(
         labels: tuple[int, ...], *, seed: int, first_index: int, steps: int, guidance: float

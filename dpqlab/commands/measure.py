@@ -44,7 +44,8 @@ def stored_ledger(model: nn.Module, folder: Path) -> ModelLedger:
 def origin_of(name: str, folder: Path) -> dict[str, str]:
     """Say where the weights came from, without naming a path: name, and SHA-256 of the files."""
     digest = hashlib.sha256()
-    for path in sorted((folder / "transformer").glob("*.safetensors")):
+    inside = folder / "transformer" if (folder / "transformer").is_dir() else folder
+    for path in sorted(inside.glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return {"source": Path(name).name, "source_sha256": digest.hexdigest()}

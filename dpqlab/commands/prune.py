@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import Tensor, nn
 
 from dpqlab.checkpoint import is_compressed
+from dpqlab.checkpoint.dense import DenseFolder, open_dense
 from dpqlab.commands.compress import compress_model, summary_of, write
-from dpqlab.commands.inputs import inputs_of
+from dpqlab.commands.compressing import CompressJob, source_folder, streamed
+from dpqlab.commands.inputs import inputs_of, journaled_inputs
 from dpqlab.commands.loading import load
 from dpqlab.commands.measure import origin_of
 from dpqlab.commands.overrides import (
@@ -27,14 +32,15 @@ from dpqlab.commands.overrides import (
     share,
 )
 from dpqlab.commands.paths import Budget, PoolPath, at_budget, pool_paths, prune_to_
-from dpqlab.commands.terminal import Terminal, add_json_argument, megabytes
-from dpqlab.core import PoolConfig, relative_error
+from dpqlab.commands.terminal import Terminal, add_json_argument, add_resume_arguments, megabytes
+from dpqlab.core import LazyWeight, PoolConfig, relative_error
+from dpqlab.core.lazy import dense
 from dpqlab.diffusion.models import resolve
 from dpqlab.errors import ConfigError
 from dpqlab.nn.plan import Plan
 from dpqlab.nn.presets import preset
 from dpqlab.nn.surgery import LayerRecord, ledger_of_model
-from dpqlab.nn.targets import targets_of
+from dpqlab.nn.targets import Target, targets_of
 from dpqlab.report import clock
 
 BUDGETS = (1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
@@ -81,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="only show; write nothing")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of k-means (0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    add_resume_arguments(parser)
     add_json_argument(parser)
 
 
@@ -91,17 +97,17 @@ def run(args: argparse.Namespace) -> int:
     check(args)
     started = time.perf_counter()
     plan, config = unpooled(preset(args.preset), args)
-    walked = walk(args, plan, config, terminal)
-    ledger = ledger_of_model(walked.pipeline.transformer)
-    budgets = [WHOLE, *sorted(set(args.budgets), reverse=True)]
-    rows = [at_budget(walked.paths, ledger, budget * FITS) for budget in budgets]
-    if not args.json:
-        terminal.say(budget_table(budgets, rows))
-        terminal.say(
-            f"{plan.name}: {len(walked.paths)} pools, {config.form}, by {config.measure}, "
-            f"{clock(time.perf_counter() - started)}"
-        )
-    summary = None if args.dry_run else write_budget(args, walked, plan, config)
+    with walk(args, plan, config, terminal) as walked:
+        ledger = ledger_of_model(walked.pipeline.transformer)
+        budgets = [WHOLE, *sorted(set(args.budgets), reverse=True)]
+        rows = [at_budget(walked.paths, ledger, budget * FITS) for budget in budgets]
+        if not args.json:
+            terminal.say(budget_table(budgets, rows))
+            terminal.say(
+                f"{plan.name}: {len(walked.paths)} pools, {config.form}, by {config.measure}, "
+                f"{clock(time.perf_counter() - started)}"
+            )
+        summary = None if args.dry_run else write_budget(args, walked, plan, config)
     if args.json:
         terminal.emit(
             {
@@ -151,24 +157,76 @@ def unpooled(plan: Plan, args: argparse.Namespace) -> tuple[Plan, PoolConfig]:
 
 @dataclass(frozen=True, kw_only=True)
 class Walked:
-    """A model with the codebooks of k-means, what it was made of, and the paths of its pools."""
+    """A model with the codebooks of k-means, what it was made of, and the paths of its pools.
+
+    The model may be mapped from a journal: it is good as long as that is there.
+    """
 
     pipeline: Any
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor | LazyWeight]
     records: list[LayerRecord]
     paths: list[PoolPath]
 
 
-def walk(args: argparse.Namespace, plan: Plan, config: PoolConfig, terminal: Terminal) -> Walked:
-    """Compress the model without pruning, and walk the paths of its pools."""
+@contextmanager
+def walk(
+    args: argparse.Namespace, plan: Plan, config: PoolConfig, terminal: Terminal
+) -> Generator[Walked]:
+    """Compress the model without pruning, and walk the paths of its pools.
+
+    What is to be written has a journal until the block ends well; a dry run has none.
+    """
+    if args.dry_run:
+        yield _walked_in_memory(args, plan, config, terminal)
+        return
+    with streamed(job_of(args, plan, config), terminal) as stream:
+        model, journal = stream.pipeline.transformer, stream.journal
+        folder = open_dense(source_folder(args.source))
+        weights = {t.name: _lazy(t, folder) for t in targets_of(folder.skeleton(), plan)}
+        inputs = journaled_inputs(
+            folder, list(weights), journal, terminal, seed=args.seed, grams=args.output_error
+        )
+        with terminal.progress("Pruning", 1) as meter:
+            paths = pool_paths(
+                model, weights, inputs, config, meter, seed=args.seed, journal=journal
+            )
+        yield Walked(pipeline=stream.pipeline, weights=weights, records=stream.records, paths=paths)
+
+
+def _walked_in_memory(
+    args: argparse.Namespace, plan: Plan, config: PoolConfig, terminal: Terminal
+) -> Walked:
     pipeline = load(args.source)
-    model = pipeline.transformer
+    model: Any = pipeline.transformer
     weights = {target.name: target.linear.weight for target in targets_of(model, plan)}
-    inputs = inputs_of(pipeline, weights, terminal, seed=args.seed, grams=args.output_error)
+    inputs = inputs_of(model, weights, terminal, seed=args.seed, grams=args.output_error)
     records = compress_model(pipeline, plan, terminal, seed=args.seed)
     with terminal.progress("Pruning", 1) as meter:
         paths = pool_paths(model, weights, inputs, config, meter, seed=args.seed)
     return Walked(pipeline=pipeline, weights=weights, records=records, paths=paths)
+
+
+def _lazy(target: Target, folder: DenseFolder) -> LazyWeight:
+    shape = (target.linear.out_features, target.linear.in_features)
+    return LazyWeight(shape=shape, read=partial(folder.read, f"{target.name}.weight"))
+
+
+def job_of(args: argparse.Namespace, plan: Plan, config: PoolConfig) -> CompressJob:
+    """Return the compression that is pruned; any budget may be read of its paths."""
+    folder = source_folder(args.source)
+    pool = {name: value for name, value in config.to_dict().items() if name != "budget"}
+    return CompressJob(
+        source=args.source,
+        folder=folder,
+        out=args.out,
+        plan=plan,
+        origin=origin_of(args.source, folder),
+        seed=args.seed,
+        device=torch.device("cpu"),
+        resume=args.resume,
+        overwrite=args.overwrite,
+        also={"pruned": pool, "output_error": args.output_error},
+    )
 
 
 def write_budget(
@@ -203,7 +261,7 @@ def pruned_records(walked: Walked, model: nn.Module) -> list[LayerRecord]:
     records = []
     for record in walked.records:
         module: Any = model.get_submodule(record.name)
-        error = relative_error(walked.weights[record.name], module.decode())
+        error = relative_error(dense(walked.weights[record.name]), module.decode())
         ledger, kept = layers[record.name], len(module.pool)
         records.append(replace(record, relative_error=error, codewords_kept=kept, ledger=ledger))
     return records

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import io
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dpqlab.checkpoint.whole import write_whole
 from dpqlab.commands.classes import parse_classes
 from dpqlab.commands.drawing import add_device_argument, batches, draw
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal, add_json_argument
 from dpqlab.diffusion.classes import class_names_of
 from dpqlab.diffusion.sampling import SampleRequest
-from dpqlab.diffusion.schedules import SCHEDULERS, make_scheduler
+from dpqlab.diffusion.schedules import SCHEDULERS, scheduler_for
 from dpqlab.errors import ConfigError
 from dpqlab.kernels.devices import device_of
 from dpqlab.report import clock
@@ -49,7 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", type=float, default=1.5, metavar="X", help="guidance scale, 1 is none (1.5)"
     )
-    parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim", help="sampler (ddim)")
+    parser.add_argument(
+        "--scheduler", "--sampler", choices=SCHEDULERS, default="ddim", help="sampler (ddim)"
+    )
     parser.add_argument("--zoom", type=int, default=4, metavar="N", help="pixels for a pixel (4)")
     parser.add_argument(
         "--out", type=Path, default=Path("sheet.png"), metavar="FILE", help="PNG file (sheet.png)"
@@ -79,10 +83,12 @@ def run(args: argparse.Namespace) -> int:
     total = batches(len(labels)) * args.steps * len(pipelines)
     with terminal.progress("Sampling", total) as meter:
         for name, pipeline in zip(args.models, pipelines, strict=True):
-            pipeline.scheduler = make_scheduler(args.scheduler)
+            pipeline.scheduler = scheduler_for(pipeline.transformer, args.scheduler)
             rows.append(draw(pipeline, request, meter=meter, note=str(name)))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(torch.cat(rows), len(chosen), zoom=args.zoom).save(args.out, format="PNG")
+    picture = io.BytesIO()
+    sheet(torch.cat(rows), len(chosen), zoom=args.zoom).save(picture, format="PNG")
+    write_whole(args.out, picture.getvalue())
     seconds = time.perf_counter() - started
     if args.json:
         terminal.emit(

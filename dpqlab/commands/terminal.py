@@ -25,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dpqlab.distributed import launched_rank
 from dpqlab.report import clock
 
 PLAIN_WIDTH = 160  # of tables that are piped or logged
@@ -40,7 +41,7 @@ class Meter(Protocol):
 
 
 class Terminal:
-    """stdout and stderr of a command.
+    """stdout and stderr of a command; of several processes of a team, the first alone talks.
 
     Parameters
     ----------
@@ -50,8 +51,9 @@ class Terminal:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.out = _console(stderr=as_json)
-        self.err = _console(stderr=True)
+        self.silent = launched_rank() > 0
+        self.out = _console(stderr=as_json, quiet=self.silent)
+        self.err = _console(stderr=True, quiet=self.silent)
 
     def say(self, *what: RenderableType) -> None:
         """Show text or tables to a person."""
@@ -59,6 +61,8 @@ class Terminal:
 
     def emit(self, value: Any) -> None:
         """Write the command's JSON value."""
+        if self.silent:
+            return
         sys.stdout.write(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
@@ -114,6 +118,18 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resume`` and ``--overwrite``, for a command that writes OUT and keeps a journal."""
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that was stopped, if there is one"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace OUT if it is there; without --resume also drop what a stopped run left",
+    )
+
+
 def megabytes(count: float) -> str:
     """Write bytes as megabytes of 10⁶ bytes.
 
@@ -125,8 +141,8 @@ def megabytes(count: float) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+def _console(*, stderr: bool, quiet: bool) -> Console:
+    console = Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PLAIN_WIDTH
     return console

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
 
+from dpqlab.checkpoint.journal import Journal, open_journal
 from dpqlab.commands.classes import parse_classes
 from dpqlab.commands.drawing import add_device_argument
+from dpqlab.commands.drawn import identity_of
 from dpqlab.commands.loading import load
 from dpqlab.commands.terminal import Terminal, add_json_argument
+from dpqlab.commands.trace_journal import read_batch, write_batch
 from dpqlab.diffusion.classes import class_names_of
+from dpqlab.diffusion.models import resolve
 from dpqlab.diffusion.sampling import SampleRequest
-from dpqlab.diffusion.schedules import SCHEDULERS, make_scheduler
+from dpqlab.diffusion.schedules import SCHEDULERS, scheduler_for
 from dpqlab.errors import ConfigError
 from dpqlab.kernels.devices import device_of
 from dpqlab.report import clock
@@ -24,6 +30,7 @@ from dpqlab.tracing import (
     Trace,
     TraceBuilder,
     TraceConfig,
+    TraceStep,
     dit_sampler,
     trace_steps,
 )
@@ -61,10 +68,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", type=float, default=1.5, metavar="X", help="guidance scale, 1 is none (1.5)"
     )
-    parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim", help="sampler (ddim)")
+    parser.add_argument(
+        "--scheduler", "--sampler", choices=SCHEDULERS, default="ddim", help="sampler (ddim)"
+    )
     parser.add_argument("--batch", type=int, default=20, metavar="N", help="images at a time (20)")
     parser.add_argument(
         "--pictures", type=int, default=20, metavar="N", help="steps whose images are kept (20)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run that was stopped, if there is one"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="without --resume, drop what a stopped run left"
     )
     add_device_argument(parser)
     add_json_argument(parser)
@@ -86,12 +101,15 @@ def run(args: argparse.Namespace) -> int:
     builder = TraceBuilder(pair=pair, request=request)
     images = len(request.labels)
     terminal.say(f"Drawing {images} images with {args.steps} steps on {device}; Ctrl-C stops.")
-    with terminal.progress("Tracing", images * args.steps) as meter:
-        for step in trace_steps(pair, request, config):
-            builder.add(step)
-            meter.advance(step.count, f"timestep {step.timestep}")
-    trace = builder.trace()
-    trace.save(args.out)
+    identity = what_is_traced(args, request, config, device)
+    with open_journal(args.out, identity, resume=args.resume, overwrite=args.overwrite) as journal:
+        with terminal.progress("Tracing", images * args.steps) as meter:
+            for step in traced(pair, request, config, journal):
+                builder.add(step)
+                meter.advance(step.count, f"timestep {step.timestep}")
+        trace = builder.trace()
+        trace.save(args.out)
+        journal.remove()
     if args.json:
         terminal.emit(summary(trace) | {"out": str(args.out)})
         return 0
@@ -99,6 +117,43 @@ def run(args: argparse.Namespace) -> int:
     kilobytes = args.out.stat().st_size / 1e3
     terminal.say(f"{args.out}: {kilobytes:.0f} kB, {clock(trace.about.seconds)}")
     return 0
+
+
+def traced(
+    pair: Pair, request: SampleRequest, config: TraceConfig, journal: Journal
+) -> Iterator[TraceStep]:
+    """Yield the steps of the batches that a journal has, then trace the others and keep them."""
+    first = 0
+    while steps := read_batch(journal, first):
+        yield from steps
+        first += steps[0].count
+    if first == len(request.labels):
+        return
+    batch: list[TraceStep] = []
+    for step in trace_steps(pair, request, config, first):
+        yield step
+        batch.append(step)
+        if len(batch) == step.total:
+            write_batch(journal, batch)
+            batch = []
+
+
+def what_is_traced(
+    args: argparse.Namespace, request: SampleRequest, config: TraceConfig, device: torch.device
+) -> dict[str, Any]:
+    """Return what a trace depends on, as JSON values."""
+    models = {"teacher": resolve(args.teacher), "student": resolve(args.student)}
+    return identity_of(
+        models,
+        device,
+        labels=list(request.labels),
+        seed=request.seed,
+        steps=request.steps,
+        guidance=request.guidance,
+        scheduler=args.scheduler,
+        batch=config.batch,
+        pictures=config.pictures,
+    )
 
 
 def check(args: argparse.Namespace) -> TraceConfig:
@@ -123,7 +178,7 @@ def pair_of(args: argparse.Namespace, device: torch.device) -> Pair:
         student=student,
         teacher_name=Path(args.teacher).name,
         student_name=Path(args.student).name,
-        sampler=dit_sampler(make_scheduler(args.scheduler)),
+        sampler=dit_sampler(scheduler_for(teacher, args.scheduler)),
         sampler_name=args.scheduler,
     )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpqlab.diffusion.runtime import DiTRuntime, RuntimeConfig, prepare_runtime
+from dpqlab.kernels.caches import keep_compilers_private
 from dpqlab.speed.timing import Timing, Work, peak_details, time_together
 
 EAGER, COMPILED = "diffusers, eager", "diffusers, torch.compile"
@@ -103,6 +104,7 @@ def eager_contender(model: Any) -> Contender:
 
 def plain_contenders(model: Any) -> tuple[Contender, Contender]:
     """Return diffusers' model as it is, and compiled with CUDA graphs, as people do for speed."""
+    keep_compilers_private()
     faster: Any = torch.compile(model, mode="reduce-overhead", fullgraph=True)
     compiled = Contender(name=COMPILED, model=faster, plain=model, bytes=_dense_bytes(model))
     return eager_contender(model), compiled

@@ -52,6 +52,7 @@ def test_rows_that_are_done_are_shown_when_the_next_is_stopped(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ablation_bench, "run_calibration", stopped)
+    monkeypatch.setenv("COLUMNS", "200")  # whatever the folder is called
     rows = ["dpq k-means", "best distil"]
     assert main(["ablate", *rows, "--source", str(tiny), *SHORT, *DRAWN]) == 130
     captured = capsys.readouterr()

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from dpqlab.checkpoint import load_compressed, read_config
+from dpqlab.checkpoint.lock import exclusive
 from dpqlab.cli import main
 from dpqlab.commands import calibrating, calibration_data, measure
 from dpqlab.commands.calibrating import history_of
+from dpqlab.commands.stopping import Terminated
 from dpqlab.diffusion.models import ModelEntry
 from dpqlab.errors import ConfigError
 from dpqlab.evaluation import datasets
@@ -205,6 +207,45 @@ def test_ctrl_c_before_anything_was_judged_leaves_nothing(
     assert calibrate(*student, tmp_path / "out", *DRAWN, *STEPS) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "dpqlab calibrate: stopped"
     assert beside(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Terminated(), 143, "stopped after step 2 of 6"),
+        (RuntimeError("can't allocate memory"), 2, "memory ran out in a step of 4 images"),
+    ],
+    ids=["SIGTERM", "out of memory"],
+)
+def test_what_stops_it_leaves_the_best_and_the_way_on(
+    student: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, error)
+        assert calibrate(*student, out, *DRAWN, *STEPS) == code
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert said in line
+    assert "--resume" in line
+    load_compressed(out)
+    assert beside(out) == ["out", "out.calibration", "out.calibration.jsonl"]
+    assert calibrate(*student, out, *DRAWN, *STEPS, "--resume") == 0
+    assert beside(out) == ["out"]
+
+
+def test_a_second_one_of_the_same_name_is_refused(
+    student: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with exclusive(tmp_path / "out.calibration"):
+        assert calibrate(*student, tmp_path / "out", *DRAWN, *STEPS) == 2
+    assert "held by another process" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_calibration_that_diverges_keeps_the_best(

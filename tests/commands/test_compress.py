@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +13,15 @@ import torch
 
 from dpqlab.checkpoint import load_compressed, read_config
 from dpqlab.cli import main
+from dpqlab.commands import inputs
+from dpqlab.commands.licences import licence_in
 from dpqlab.commands.overrides import measures_inputs, overridden
 from dpqlab.core import CodebookCodec, PoolConfig
 from dpqlab.diffusion.models import weight_bytes
 from dpqlab.errors import ConfigError
 from dpqlab.nn.presets import preset
 from dpqlab.nn.surgery import ledger_of_model
+from tests.commands.journals import stop_after
 
 
 def test_writes_a_folder_that_loads_and_says_what_it_is(
@@ -155,3 +162,149 @@ def _pools(name: str, **given: object) -> set[PoolConfig | None]:
 def _arguments(**given: object) -> argparse.Namespace:
     names = ("d", "k", "scope", "group", "across", "row_scale")
     return argparse.Namespace(**dict.fromkeys(names) | given)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def _killed(source: Path, out: Path, layers: int, *arguments: str) -> None:
+    """Run the command in a process that dies without warning once it has written some layers."""
+    script = (
+        "import os, signal, sys\n"
+        "from dpqlab.checkpoint.journal import Journal\n"
+        "from dpqlab.cli import main\n"
+        "write, left = Journal.write, [int(sys.argv[1])]\n"
+        "def dying(self, *given):\n"
+        "    write(self, *given)\n"
+        "    left[0] -= 1\n"
+        "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Journal.write = dying\n"
+        "main(['compress', *sys.argv[2:]])\n"
+    )
+    command = [sys.executable, "-c", script, str(layers), str(source), str(out), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def _stopped(source: Path, out: Path, layers: int, *arguments: str) -> None:
+    """Run the command here, until it has written some layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, layers)
+        assert main(["compress", str(source), str(out), *arguments]) == 130
+
+
+def test_a_killed_run_is_resumed_to_the_same_bytes(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset_of = ["--preset", "vq-1bit"]
+    (tmp_path / "whole").mkdir()
+    assert main(["compress", str(tiny), str(tmp_path / "whole" / "m"), *preset_of]) == 0
+    out = tmp_path / "m"
+    _killed(tiny, out, 5, *preset_of)
+    assert not out.exists()
+    assert main(["compress", str(tiny), str(out), *preset_of]) == 2
+    error = capsys.readouterr().err
+    assert "--resume" in error
+    assert "--overwrite" in error
+    assert main(["compress", str(tiny), str(out), "--resume", "--preset", "vq-2bit"]) == 2
+    assert "differs in plan" in capsys.readouterr().err
+    assert main(["compress", str(tiny), str(out), *preset_of, "--resume"]) == 0
+    assert "5 of 14 layers were in" in capsys.readouterr().out
+    assert _files(out) == _files(tmp_path / "whole" / "m")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("m")] == ["m"]
+
+
+def test_a_stopped_run_is_dropped_with_overwrite(tiny: Path, tmp_path: Path) -> None:
+    _stopped(tiny, tmp_path / "m", 5)
+    assert main(["compress", str(tiny), str(tmp_path / "m"), "--overwrite"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_inputs_are_measured_once(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [*SMALL, "--k", "4", "--budget", "1/8", "--measure", "removal"]
+    (tmp_path / "whole").mkdir()
+    assert main(["compress", str(tiny), str(tmp_path / "whole" / "m"), *changes]) == 0
+    _stopped(tiny, tmp_path / "m", 14 + 3, *changes)  # inputs of 14 layers, then 3 of them
+    monkeypatch.setattr(inputs, "input_steps", None)
+    assert main(["compress", str(tiny), str(tmp_path / "m"), *changes, "--resume"]) == 0
+    assert _files(tmp_path / "m") == _files(tmp_path / "whole" / "m")
+
+
+def test_the_card_names_the_licence_that_it_knows(
+    save_tiny: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_tiny(tmp_path / "source")
+    out = tmp_path / "out"
+    compress = ["compress", str(source), str(out), "--overwrite"]
+    assert main(compress) == 0
+    assert "names no licence" in capsys.readouterr().out
+    card = (out / "README.md").read_text("utf-8")
+    assert "license:" not in card
+    assert "is not stated here" in card
+    assert "licence" not in read_config(out).quantization.provenance
+    (source / "README.md").write_text("---\nlicense: mit\n---\nText\n", "utf-8")
+    assert main(compress) == 0
+    assert "names no licence" not in capsys.readouterr().out
+    assert "\nlicense: mit\n" in (out / "README.md").read_text("utf-8")
+    assert main([*compress, "--licence", 'My own: ask "me"']) == 0
+    card = (out / "README.md").read_text("utf-8")
+    assert '\nlicense: other\nlicense_name: "My own: ask \\"me\\""\n' in card
+    assert read_config(out).quantization.provenance["licence"] == 'My own: ask "me"'
+    for empty in ("", "two\nlines", "x" * 300):
+        assert main([*compress, "--licence", empty]) == 2
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: cc-by-nc-4.0\n---\n", "cc-by-nc-4.0"),
+        ("---\r\ntags: [a]\r\nlicense: 'mit' # comment\r\n---\r\n", "mit"),
+        ("---\nlicense: other\nlicense_name: flux-dev\n---\n", "flux-dev"),
+        ("---\nlicense: other\n---\n", "other"),
+        ("---\nlicense:\n---\n", None),
+        ("---\ntags: [a]\n---\nlicense: mit\n", None),
+        ("license: mit\n", None),
+        ("---\nlicense: mit\n", None),
+        ("", None),
+    ],
+)
+def test_a_licence_is_read_from_the_head_of_a_card(card: str, licence: str | None) -> None:
+    assert licence_in(card) == licence
+
+
+def test_the_card_lists_what_is_stored(tiny_pq: Path) -> None:
+    card = (tiny_pq / "README.md").read_text("utf-8")
+    ledger = ledger_of_model(load_compressed(tiny_pq))
+    assert f"| codes | {sum(part.codes for part in ledger.layers) / 8e6:.2f} |" in card
+    assert f"| kept as it was, rounded | {sum(t.bits for t in ledger.kept) / 8e6:.2f} |" in card
+    assert "PQ d=6 k=16" in card
+
+
+def test_a_transformer_alone_is_a_source(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    assert main(["compress", str(tiny), str(tmp_path / "a" / "m")]) == 0
+    assert main(["compress", str(tiny / "transformer"), str(tmp_path / "m")]) == 0
+    whole, alone = _files(tmp_path / "a" / "m"), _files(tmp_path / "m")
+    shard = "transformer/diffusion_pytorch_model.safetensors"
+    assert whole[shard] == alone[shard]
+    assert read_config(tmp_path / "m").scheduler["_class_name"] == "DDIMScheduler"
+    load_compressed(tmp_path / "m")
+
+
+def test_a_compressed_transformer_is_no_source(
+    tiny_pq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tiny_pq / "transformer"
+    assert main(["compress", str(source), str(tmp_path / "out")]) == 2
+    assert "compressed already" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compress", str(tiny), str(tmp_path / "out"), "--device", "nonsense"]) == 2
+    assert "cannot be used" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

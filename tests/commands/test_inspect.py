@@ -81,8 +81,12 @@ def test_what_is_easily_misread_is_said() -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--layers"]])
 def test_a_person_can_read_it(
-    flags: list[str], tiny_pq: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    tiny_pq: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # whatever the folder is called
     assert main(["inspect", str(tiny_pq), *flags]) == 0
     shown = capsys.readouterr().out
     assert "true bits per weight" in shown

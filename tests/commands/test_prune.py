@@ -48,7 +48,7 @@ def test_what_is_written_is_what_the_table_says(
 def test_every_form_can_be_written_and_keeps_its_budget(
     form: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    codec = ["--d", "2", "--k", "8", "--scope", "group", "--group", "8", "--across", "kind"]
+    codec = ["--d", "2", "--k", "8", "--scope", "group", "--group", "16", "--across", "kind"]
     arguments = [*codec, "--pool", form, "--budget", "1/4", "--budgets", "1/4"]
     said = prune(capsys, tiny, tmp_path / form, *arguments)
     assert said["pool"]["form"] == form

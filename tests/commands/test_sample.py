@@ -53,6 +53,17 @@ def test_dpm_and_count(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert picture.size == (28, 58)
 
 
+def test_the_papers_sampler(save_tiny: Any, tmp_path: Path) -> None:
+    model, out = save_tiny(tmp_path / "sigma", out_channels=2), tmp_path / "sheet.png"
+    pictures = []
+    for sampler in ("ddpm", "ddim"):
+        options = ["--classes", "3", "--steps", "2", "--sampler", sampler, "--zoom", "1"]
+        assert main(["sample", str(model), *options, "--out", str(out)]) == 0
+        with Image.open(out) as picture:
+            pictures.append(np.asarray(picture))
+    assert not np.array_equal(*pictures)
+
+
 def test_models_of_other_images_do_not_mix(
     tiny: Path, save_tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,3 +126,4 @@ def test_the_recipe_for_a_second_model(tmp_path):
     assert "DiceBear" in card and "Fashion" not in card
     assert "range(15)" in card
     assert read_config(folder).quantization.provenance["source"] == "avatars-dit"
+    assert load_pipeline(folder).scheduler.config.prediction_type == "v_prediction"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.schedules import make_scheduler
+from dpqlab.distributed import Team
+from dpqlab.errors import CheckpointError
 from dpqlab.evaluation.datasets import dataset_of
 from dpqlab.nn.embedder import tied_groups
 from recipes.training import (
-    MOST_WEIGHT,
     Recipe,
     TrainConfig,
     Training,
@@ -26,9 +29,11 @@ from recipes.training import (
     main,
     train,
 )
+from recipes.training_files import read_log, write_log
 from tests.recipes.conftest import GEOMETRY
+from tests.teams import alone, in_team
 
-CPU = torch.device("cpu")
+ALONE = alone()
 RECIPE = Recipe(model="fashion-dit", geometry=GEOMETRY, config=TrainConfig())
 CONFIG = TrainConfig(steps=12, batch=8, warmup=4, learning_rate=2e-3)
 
@@ -61,9 +66,9 @@ def test_the_learning_rate_follows_steps_or_time():
 
 def test_training_ends_by_steps_or_by_time(arrays):
     images, labels = arrays
-    state = Training(TrainConfig(steps=3, batch=4), GEOMETRY, CPU)
+    state = Training(TrainConfig(steps=3, batch=4), GEOMETRY, ALONE)
     assert [record.step for record in train(state, images, labels, every=1)] == [1, 2, 3]
-    state = Training(TrainConfig(steps=10_000, seconds=1e-6, batch=4), GEOMETRY, CPU)
+    state = Training(TrainConfig(steps=10_000, seconds=1e-6, batch=4), GEOMETRY, ALONE)
     (record,) = train(state, images, labels, every=1)
     assert record.step == 1
     assert record.seconds > 1e-6
@@ -73,7 +78,7 @@ def test_training_ends_by_steps_or_by_time(arrays):
 def test_the_loss_falls_from_one(arrays):
     """adaLN-Zero predicts nothing at first, and the noise has unit variance."""
     images, labels = arrays
-    state = Training(TrainConfig(steps=60, batch=16, warmup=5, learning_rate=5e-3), GEOMETRY, CPU)
+    state = Training(TrainConfig(steps=60, batch=16, warmup=5, learning_rate=5e-3), GEOMETRY, ALONE)
     records = list(train(state, images, labels, every=1))
     assert records[0].loss == pytest.approx(1.0, abs=0.1)
     assert sum(record.loss for record in records[-10:]) / 10 < 0.7
@@ -81,20 +86,53 @@ def test_the_loss_falls_from_one(arrays):
     assert records[10].remaining > records[-1].remaining == 0
 
 
-def test_much_noise_weighs_more_where_it_is_asked_for(arrays):
-    """The first loss is the mean weight: the model predicts nothing of noise of variance 1."""
+def test_the_velocity_tells_the_image_where_there_is_much_noise(arrays):
+    """At the start the model says 0: the loss is the mean square of what it should say."""
     images, labels = arrays
     scheduler: Any = make_scheduler("ddim")
     alphas = scheduler.alphas_cumprod.double()
-    config = TrainConfig(steps=1, batch=200, noise_power=0.5)
-    (record,) = train(Training(config, GEOMETRY, CPU), images, labels, every=1)
-    expected = (alphas**-0.5).clamp(max=MOST_WEIGHT).mean().item()
-    assert record.loss == pytest.approx(expected, rel=0.02)
+    image = (images.double() / 127.5 - 1).square().mean()
+    for prediction, expected in (
+        ("epsilon", 1.0),
+        ("v_prediction", (alphas + (1 - alphas) * image).mean().item()),
+    ):
+        config = TrainConfig(steps=1, batch=400, prediction=prediction)
+        (record,) = train(Training(config, GEOMETRY, ALONE), images, labels, every=1)
+        assert record.loss == pytest.approx(expected, rel=0.02)
+
+
+def test_a_run_that_diverges_goes_back_and_on_with_less_haste(arrays):
+    images, labels = arrays
+    config = TrainConfig(steps=12, batch=16, warmup=1, learning_rate=1e-3)
+    state = Training(config, GEOMETRY, ALONE)
+    records, sound = [], state.snapshot()
+    for record in train(state, images, labels, every=2):
+        records.append(record)
+        if record.step == 4:
+            sound = state.snapshot()
+            with torch.no_grad():
+                state.model.proj_out_2.bias += 100.0
+        if record.step == 6:
+            assert record.loss > 1000
+            assert state.caution == 0.5
+            assert all(torch.equal(a, b) for a, b in zip(state.snapshot(), sound, strict=True))
+    assert [record.step for record in records] == [2, 4, 6, 8, 10, 12]
+    assert records[-1].loss < 2
+    assert state.caution == 0.5
+    haste = learning_rate(config, 7, 7 / 12)
+    assert records[3].learning_rate == pytest.approx(haste / 2)
+
+
+def test_a_run_that_only_diverges_gives_up(arrays):
+    images, labels = arrays
+    config = TrainConfig(steps=1000, batch=4, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="does not come down again"):
+        list(train(Training(config, GEOMETRY, ALONE), images, labels, every=1))
 
 
 def test_the_running_mean_follows_the_model(arrays):
     images, labels = arrays
-    state = Training(CONFIG, GEOMETRY, CPU)
+    state = Training(CONFIG, GEOMETRY, ALONE)
     means = [p.detach().clone().double() for p in state.ema.parameters()]
     for record in train(state, images, labels, every=1):
         decay = min(CONFIG.ema, record.step / (record.step + 9))
@@ -109,10 +147,10 @@ def test_the_running_mean_follows_the_model(arrays):
 
 def test_going_on_equals_never_having_stopped(arrays, tmp_path):
     images, labels = arrays
-    whole = Training(CONFIG, GEOMETRY, CPU)
+    whole = Training(CONFIG, GEOMETRY, ALONE)
     expected = list(train(whole, images, labels, every=2))
 
-    stopped = Training(CONFIG, GEOMETRY, CPU)
+    stopped = Training(CONFIG, GEOMETRY, ALONE)
     records = []
     for record in train(stopped, images, labels, every=2):
         records.append(record)
@@ -121,7 +159,7 @@ def test_going_on_equals_never_having_stopped(arrays, tmp_path):
     stopped.save(tmp_path / "training.safetensors")
     # whatever happens to the global generator meanwhile
     torch.manual_seed(123)
-    resumed = Training(CONFIG, GEOMETRY, CPU)
+    resumed = Training(CONFIG, GEOMETRY, ALONE)
     torch.manual_seed(456)
     resumed.load(tmp_path / "training.safetensors")
     assert (resumed.step, resumed.elapsed) == (6, records[-1].seconds)
@@ -134,17 +172,46 @@ def test_going_on_equals_never_having_stopped(arrays, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     # the null class is trained: some labels were dropped
     table = "model.transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
-    fresh = dict(Training(CONFIG, GEOMETRY, CPU).model.named_parameters())[
+    fresh = dict(Training(CONFIG, GEOMETRY, ALONE).model.named_parameters())[
         table.removeprefix("model.")
     ]
     assert not torch.equal(ours[table][10], fresh[10])
+
+
+def member(team: Team, data: Path, out: Path) -> None:
+    """Train as one of two processes, and save what came out."""
+    pair = [torch.full((2, 2), float(team.rank)), torch.full((3,), 4.0 * team.rank)]
+    team.average_(pair)
+    images, labels = (torch.tensor(a) for a in dataset_of("fashion-dit").read(data, "train"))
+    state = Training(CONFIG, GEOMETRY, team)
+    records = list(train(state, images, labels, every=4))
+    values = {"pair": torch.cat([p.flatten() for p in pair])}
+    values["seconds"] = torch.tensor([r.seconds for r in records], dtype=torch.float64)
+    values |= {name: t.contiguous() for name, t in everything(state).items()}
+    save_file(values, out / f"{team.rank}.safetensors")
+
+
+def test_two_processes_train_one_model_on_two_shares(arrays, data_folder, tmp_path):
+    in_team(member, data_folder, tmp_path)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert first["pair"].tolist() == [0.5] * 4 + [2.0] * 3
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    # half of each batch is the lone process's, the other half is not
+    lone = Training(CONFIG, GEOMETRY, ALONE)
+    list(train(lone, *arrays, every=4))
+    assert any(not torch.equal(first[name], t) for name, t in everything(lone).items())
+
+
+def test_a_batch_must_divide_among_the_processes():
+    with pytest.raises(ValueError, match="batch of 8 does not divide among 3 processes"):
+        Training(CONFIG, GEOMETRY, Team(rank=0, world=3, device=torch.device("cpu")))
 
 
 def test_a_seed_decides_everything(arrays):
     images, labels = arrays
 
     def losses(seed: int) -> list[float]:
-        state = Training(TrainConfig(steps=4, batch=4, seed=seed), GEOMETRY, CPU)
+        state = Training(TrainConfig(steps=4, batch=4, seed=seed), GEOMETRY, ALONE)
         return [record.loss for record in train(state, images, labels, every=1)]
 
     assert losses(1) == losses(1) != losses(2)
@@ -152,7 +219,7 @@ def test_a_seed_decides_everything(arrays):
 
 def test_a_run_can_start_from_averaged_weights_alone(arrays, tmp_path):
     images, labels = arrays
-    state = Training(CONFIG, GEOMETRY, CPU)
+    state = Training(CONFIG, GEOMETRY, ALONE)
     list(train(state, images, labels, every=4))
     state.save(tmp_path / "all.safetensors")
     tensors = load_file(tmp_path / "all.safetensors")
@@ -162,7 +229,7 @@ def test_a_run_can_start_from_averaged_weights_alone(arrays, tmp_path):
         if name.startswith("ema.") or name in ("state.step", "state.elapsed")
     }
     save_file(kept, tmp_path / "ema.safetensors")
-    other = Training(CONFIG, GEOMETRY, CPU)
+    other = Training(CONFIG, GEOMETRY, ALONE)
     other.load(tmp_path / "ema.safetensors")
     for model in (other.model, other.ema):
         for name, parameter in model.named_parameters():
@@ -170,14 +237,69 @@ def test_a_run_can_start_from_averaged_weights_alone(arrays, tmp_path):
 
 
 def test_saving_before_the_first_step(tmp_path):
-    state = Training(CONFIG, GEOMETRY, CPU)
+    state = Training(CONFIG, GEOMETRY, ALONE)
     state.save(tmp_path / "training.safetensors")
-    other = Training(TrainConfig(seed=1), GEOMETRY, CPU)
+    other = Training(CONFIG, GEOMETRY, ALONE)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.zero_()
     other.load(tmp_path / "training.safetensors")
     assert all(
         torch.equal(a, b)
         for a, b in zip(state.model.parameters(), other.model.parameters(), strict=True)
     )
+
+
+def test_a_run_that_had_to_go_back_is_resumed_as_it_was(arrays, tmp_path):
+    """With its caution, its lowest loss, and the age of the moments, which began anew."""
+    images, labels = arrays
+    config = TrainConfig(steps=12, batch=8, warmup=1, learning_rate=1e-3)
+
+    def disturbed(state: Training, steps: Iterator[TrainRecord]) -> Iterator[TrainRecord]:
+        for record in steps:
+            yield record
+            if record.step == 4:
+                with torch.no_grad():
+                    state.model.proj_out_2.bias += 100.0
+
+    whole = Training(config, GEOMETRY, ALONE)
+    expected = list(disturbed(whole, train(whole, images, labels, every=2)))
+    stopped = Training(config, GEOMETRY, ALONE)
+    for record in disturbed(stopped, train(stopped, images, labels, every=2)):
+        if record.step == 8:
+            break
+    stopped.save(tmp_path / "training.safetensors")
+    resumed = Training(config, GEOMETRY, ALONE)
+    resumed.load(tmp_path / "training.safetensors")
+    assert resumed.caution == 0.5
+    assert resumed.lowest == min(record.loss for record in expected[:4])
+    records = list(train(resumed, images, labels, every=2))
+    assert without_time(records) == without_time(expected[4:])
+    ours, theirs = everything(resumed), everything(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_state_of_another_run_and_a_damaged_one_are_refused(tmp_path):
+    file = tmp_path / "training.safetensors"
+    Training(CONFIG, GEOMETRY, ALONE).save(file)
+    other = Training(replace(CONFIG, seed=1), GEOMETRY, ALONE)
+    with pytest.raises(CheckpointError, match="of another run"):
+        other.load(file)
+    Training(replace(CONFIG, steps=100), GEOMETRY, ALONE).load(file)  # only longer
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Training(CONFIG, GEOMETRY, ALONE).load(file)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Training(CONFIG, GEOMETRY, ALONE).load(file)
+
+
+def test_the_log_of_a_killed_run_loses_what_is_done_again(tmp_path):
+    write_log(tmp_path / "log", [{"step": step} for step in (2, 4, 6)])
+    assert read_log(tmp_path / "log", 4) == [{"step": 2}, {"step": 4}]
+    (tmp_path / "log").write_text('{"step": 2}\n{"st')
+    assert read_log(tmp_path / "log", 4) == []
 
 
 def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
