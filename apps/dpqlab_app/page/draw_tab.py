@@ -21,6 +21,7 @@ from dpqlab_app.drawing.settings import (
 )
 from dpqlab_app.page import handlers
 from dpqlab_app.page.handlers import FAMILIES, GPU, Shown
+from dpqlab_app.page.page_work import NUMBERED, PageWork
 
 LABELS = {
     "Best": "Best: codes are trained too",
@@ -186,19 +187,26 @@ def _class_choices(model: Model) -> list[tuple[str, int]]:
 
 
 def _wire(engine: Engine, tab: DrawTab, stop: gr.Button) -> None:
-    def draw_here(*fields: Any) -> Iterator[list[Any]]:
-        for shown in handlers.draw(engine, fields):
-            yield parts(shown)
+    work = PageWork()
 
-    def other_model(key: str) -> list[Any]:
+    def draw_here(request: gr.Request, number: float, *fields: Any) -> Iterator[list[Any]]:
+        with work.of(request, number) as ended:
+            for shown in handlers.draw(engine, fields, ended):
+                yield parts(shown)
+
+    def other_model(request: gr.Request, key: str) -> list[Any]:
+        work.drop(request)
         model = engine.catalogue.model(key)
         values = widget_values(engine, default_settings(model))
         return [*values[1:], *parts(handlers.first_look(model, engine.catalogue))]
 
+    number = work.wire(tab.button, stop, tab.shown[2])
     drawing = tab.button.click(
         draw_here,
-        tab.fields,
+        [number, *tab.fields],
         tab.shown,
+        js=NUMBERED,
+        trigger_mode="multiple",
         concurrency_id=GPU,
         concurrency_limit=1,
         show_progress="minimal",
@@ -206,20 +214,10 @@ def _wire(engine: Engine, tab: DrawTab, stop: gr.Button) -> None:
         api_visibility="private",
     )
     drawing.then(None, js="() => dpqlab.remember()", api_visibility="private")
-    status = tab.shown[2]
-    stop.click(
-        handlers.stopped,
-        status,
-        status,
-        cancels=[drawing],
-        show_progress="hidden",
-        api_visibility="private",
-    )
     tab.fields[0].input(
         other_model,
         tab.fields[0],
         [*tab.fields[1:], *tab.shown],
         show_progress="hidden",
-        cancels=[drawing],
         api_visibility="private",
     )

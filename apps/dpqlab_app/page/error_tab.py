@@ -12,9 +12,11 @@ import gradio as gr
 
 from dpqlab.errors import DPQError
 from dpqlab_app.drawing.engine import Engine
-from dpqlab_app.page.handlers import GPU, sentence, stopped
+from dpqlab_app.page.handlers import GPU, sentence
 from dpqlab_app.page.markup import text
-from dpqlab_app.page.result_view import status_html
+from dpqlab_app.page.page_work import NUMBERED, PageWork
+from dpqlab_app.page.result_view import status_html, stopped_html
+from dpqlab_app.page.stops import Ended, never
 from dpqlab_app.page.trace_runs import (
     FIGURE_SECONDS,
     WORDS,
@@ -54,9 +56,16 @@ class Mapped:
 
 
 def trace(
-    engine: Engine, traces: Traces, wanted: Wanted, measure: str
+    engine: Engine, traces: Traces, wanted: Wanted, measure: str, ended: Ended = never
 ) -> Generator[Mapped, None, None]:
-    """Trace the run of the first tab, and show the map as it grows."""
+    """Trace the run of the first tab, and show the map as it grows.
+
+    ``ended`` is asked before the first step and after every one but the last.
+    """
+    if (end := ended()) is not None:
+        # Gradio empties the page after a handler that says nothing at all
+        yield Mapped(status=stopped_html(0, 0)) if end == "stopped" else Mapped()
+        return
     yield Mapped(status=status_html("Getting both models ready …", share=0.0, busy=True))
     try:
         known = traces.get(wanted)
@@ -66,6 +75,12 @@ def trace(
         drawn = 0.0
         with closing(trace_run(engine, wanted)) as steps:
             for progress in steps:
+                if not progress.done and (end := ended()) is not None:
+                    if end == "stopped":
+                        figure = figure_of(progress.trace, measure, pictures=False)
+                        words = stopped_html(progress.step, progress.total)
+                        yield Mapped(figure=figure, status=words)
+                    return
                 if progress.done:
                     traces.put(wanted, progress.trace)
                     yield _mapped(progress.trace, measure, wanted, progress.words)
@@ -145,9 +160,15 @@ def error_tab(engine: Engine, query: gr.State, tab: gr.Tab) -> None:
     )
     shown = [plot, words, status, key]
 
-    def start(query: str, version: str, measure: str) -> Iterator[list[Any]]:
-        for mapped in trace(engine, traces, Wanted(query=query, version=version), measure):
-            yield _parts(mapped)
+    work = PageWork()
+
+    def start(
+        request: gr.Request, number: float, query: str, version: str, measure: str
+    ) -> Iterator[list[Any]]:
+        wanted = Wanted(query=query, version=version)
+        with work.of(request, number) as ended:
+            for mapped in trace(engine, traces, wanted, measure, ended):
+                yield _parts(mapped)
 
     def look(key: Wanted | None, query: str, measure: str) -> list[Any]:
         mapped = show(engine, traces, key, query, measure)
@@ -163,22 +184,17 @@ def error_tab(engine: Engine, query: gr.State, tab: gr.Tab) -> None:
         seen = look(key if fresh else None, query, measure)
         return [gr.update(choices=found, value=picked), about, *seen[:3], key if fresh else None]
 
-    tracing = button.click(
+    number = work.wire(button, stop, status)
+    button.click(
         start,
-        [query, version, measure],
+        [number, query, version, measure],
         shown,
+        js=NUMBERED,
+        trigger_mode="multiple",
         concurrency_id=GPU,
         concurrency_limit=1,
         show_progress="minimal",
         show_progress_on=status,
-        api_visibility="private",
-    )
-    stop.click(
-        stopped,
-        status,
-        status,
-        cancels=[tracing],
-        show_progress="hidden",
         api_visibility="private",
     )
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -5,7 +5,6 @@ Every generator ends its work when it is closed. The engine brings its catalogue
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from dpqlab_app.page.compare_view import compare_html
 from dpqlab_app.page.example import example_of
 from dpqlab_app.page.markup import image_uri, png_uri
 from dpqlab_app.page.messages import UNKNOWN
-from dpqlab_app.page.result_view import progress_html, result_html, status_html
+from dpqlab_app.page.result_view import progress_html, result_html, status_html, stopped_html
 from dpqlab_app.page.sheets import Sheet, sheet_of
+from dpqlab_app.page.stops import Ended, never
 
 GPU = "gpu"
 """The ``concurrency_id`` of all handlers that compute: one worker does them, one by one."""
@@ -58,17 +58,35 @@ def settings_of(fields: Sequence[Any]) -> DrawSettings:
     return DrawSettings.from_fields(model, versions, classes, count, seed, steps, guidance)
 
 
-def draw(engine: Engine, fields: Sequence[Any]) -> Generator[Shown, None, None]:
+def draw(
+    engine: Engine, fields: Sequence[Any], ended: Ended = never
+) -> Generator[Shown, None, None]:
     """Draw what the widgets ask for, and show each step.
 
     What does not work is said in the line of the status: the picture stays, with its reason.
+
+    Parameters
+    ----------
+    engine
+        Draws.
+    fields
+        The widgets' values.
+    ended
+        Asked before the first step and after every one but the last.
     """
+    if (end := ended()) is not None:
+        # Gradio empties the page after a handler that says nothing at all
+        yield _stopped(0, 0) if end == "stopped" else Shown()
+        return
     yield Shown(status=status_html("Getting the model ready …", share=0.0, busy=True))
     try:
         settings = settings_of(fields)
         model = engine.catalogue.model(settings.model)
         with closing(engine.draw(settings)) as frames:
             for frame in frames:
+                end = None if frame.done else ended()
+                if end == "replaced":
+                    return
                 sheet = sheet_of(frame, model)
                 yield Shown(
                     result=result_html(sheet, engine.catalogue),
@@ -76,6 +94,9 @@ def draw(engine: Engine, fields: Sequence[Any]) -> Generator[Shown, None, None]:
                     status=progress_html(frame),
                     query=settings.to_query() if frame.done else None,
                 )
+                if end is not None:
+                    yield _stopped(frame.index + 1, frame.total)
+                    return
     except DPQError as error:
         yield Shown(status=status_html(sentence(error), bad=True))
     except Exception:
@@ -83,23 +104,9 @@ def draw(engine: Engine, fields: Sequence[Any]) -> Generator[Shown, None, None]:
         raise
 
 
-def stopped(status: str | None) -> str:
-    """Say that the drawing was stopped, and after which step.
-
-    Parameters
-    ----------
-    status
-        The line as the visitor saw it when Stop was pressed.
-    """
-    seen = str(status or "")[:2000]
-    if 'data-busy="1"' not in seen:
-        return status_html("Nothing is being drawn.")
-    step = re.search(r"\b[Ss]tep (\d{1,3}) of (\d{1,3})\b", seen)
-    if step is None:
-        return status_html("Stopped before the first step.")
-    share = int(step[1]) / max(1, int(step[2]))
-    words = f"Stopped after step {step[1]} of {step[2]}: this is what the models expected to draw."
-    return status_html(words, share=min(1.0, share))
+def _stopped(step: int, total: int) -> Shown:
+    what = ": this is what the models expected to draw"
+    return Shown(status=stopped_html(step, total, what))
 
 
 def opened(engine: Engine, query: Mapping[str, str]) -> tuple[DrawSettings | None, str | None]:

@@ -31,7 +31,20 @@
     setTimeout(() => (button.textContent = label), 1600);
   };
 
+  // the number of what a click asks for: the same for all that the click starts, and ever larger
+  let number = 0;
+  document.addEventListener(
+    "click",
+    (event) => {
+      if (event.target.closest("#dq-draw-button, #dq-trace-button"))
+        number = Math.max(number + 1, Date.now());
+    },
+    true,
+  );
+
   window.dpqlab = {
+    number: () => number,
+
     copyLink: (button) => copy(link(result().dataset.query), button),
     copyCode: (button) => copy(result().querySelector("pre").textContent, button),
 

@@ -66,6 +66,13 @@ def status_html(
     )
 
 
+def stopped_html(step: int, total: int, what: str = "") -> str:
+    """Say after which step something was stopped, and what is to be seen of it."""
+    if not step:
+        return status_html("Stopped before the first step.")
+    return status_html(f"Stopped after step {step} of {total}{what}.", share=step / total)
+
+
 def _card(sheet: Sheet, row: Row) -> str:
     figures = "".join(_figure(sheet, row, i) for i in range(len(row.images)))
     colour = COLOURS.get(row.family, COLOURS["own"])

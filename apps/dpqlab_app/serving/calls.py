@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 API = "/gradio_api"
 JOIN = f"{API}/queue/join"
 CALL = f"{API}/call/"
+RUN = f"{API}/run/predict"
+"""Where the page starts the handlers that do not queue."""
+MOST_WHOLE = 2**53
+"""The largest whole number that a browser counts to."""
 MOST_VALUES = 1000
 """Values of all kinds within one request."""
 
@@ -33,6 +37,7 @@ class Endpoint:
     name: str
     sizes: frozenset[int]
     computes: bool
+    queues: bool
 
 
 class Calls:
@@ -51,11 +56,14 @@ class Calls:
         self._by_index: dict[int, Endpoint] = {}
         self._by_name: dict[str, Endpoint] = {}
         for index, function in blocks.fns.items():
+            if function.fn is None:  # done by the browser alone
+                continue
             public = [block for block in function.inputs if not getattr(block, "skip_api", False)]
             endpoint = Endpoint(
                 name=str(function.api_name or function.name),
                 sizes=frozenset({len(function.inputs), len(public)}),
                 computes=function.concurrency_id == GPU,
+                queues=function.queue,
             )
             self._by_index[index] = endpoint
             if function.api_name:
@@ -70,8 +78,10 @@ class Calls:
             With a sentence about what is wrong with the request.
         """
         request = parse(body)
-        if path == JOIN:
+        if path in (JOIN, RUN):
             endpoint = self._by_index.get(_whole(request.get("fn_index")))
+            if endpoint is not None and endpoint.queues != (path == JOIN):
+                raise ConfigError(f"{endpoint.name} is not started here: use {JOIN} or {RUN}")
         else:
             endpoint = self._by_name.get(path.removeprefix(CALL).strip("/"))
         if endpoint is None:
@@ -88,6 +98,8 @@ class Calls:
             raise ConfigError("'session_hash' must be a short text")
         for value in _objects(request):
             self._refuse_foreign_file(value)
+        if path == RUN:
+            _check_direct(request)
         return endpoint
 
     def _refuse_foreign_file(self, value: dict[str, Any]) -> None:
@@ -120,6 +132,19 @@ def parse(body: bytes) -> dict[str, Any]:
     if values > MOST_VALUES:
         raise ConfigError(f"a request holds at most {MOST_VALUES} values, got {values}")
     return request
+
+
+def _check_direct(request: dict[str, Any]) -> None:
+    """Refuse what the page does not send there: Gradio answers a failure of its own with a 500."""
+    parts = {"data", "fn_index", "trigger_id", "session_hash", "event_data"}
+    if extra := sorted(request.keys() - parts):
+        raise ConfigError(f"{extra[0][:40]!r} is no part of such a request")
+    if not isinstance(request.get("session_hash"), str) or request.get("event_data") is not None:
+        raise ConfigError("such a request has a 'session_hash' and no 'event_data'")
+    trigger = request.get("trigger_id")
+    numbers = [*request["data"], *([] if trigger is None else [trigger])]
+    if not all(0 <= _whole(number) <= MOST_WHOLE for number in numbers):
+        raise ConfigError("such a request has whole numbers only, 0 or more")
 
 
 def _no_number(name: str) -> NoReturn:

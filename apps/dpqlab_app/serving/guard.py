@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dpqlab.errors import ConfigError
 from dpqlab_app.serving.addresses import Names, foreign_page
-from dpqlab_app.serving.calls import API, CALL, JOIN, Calls
+from dpqlab_app.serving.calls import API, CALL, JOIN, RUN, Calls
 from dpqlab_app.serving.limits import WRONG_PASSWORDS_A_MINUTE, RateLimit
 from dpqlab_app.serving.reading import (
     App,
@@ -38,7 +38,7 @@ READ = re.compile(
 )
 """What may be read. Not there, though Gradio has it: uploads, proxying, monitoring, run history,
 deep links, recordings, its coding agent."""
-WRITE = re.compile(rf"{JOIN}|{CALL}\w+/?|{API}/(?:cancel|reset/?)", re.ASCII)
+WRITE = re.compile(rf"{JOIN}|{RUN}|{CALL}\w+/?|{API}/(?:cancel|reset/?)", re.ASCII)
 
 CONTENT_POLICY = "; ".join(
     [
@@ -133,7 +133,7 @@ class Guard:
             raise Refusal(415, "requests are JSON here; files cannot be sent")
         _limit(rules.posts, client, "Too much at once.")
         body = await read_body(headers, receive)
-        if path == JOIN or path.startswith(CALL):
+        if path in (JOIN, RUN) or path.startswith(CALL):
             self._check_call(path, body, client)
         return replay(body, receive)
 

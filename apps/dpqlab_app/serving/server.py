@@ -68,6 +68,7 @@ def application(
     from dpqlab_app.page.messages import explain_errors
     from dpqlab_app.serving.calls import Calls
     from dpqlab_app.serving.guard import Guard, Rules
+    from dpqlab_app.serving.streams import OrderedAnswers
 
     # one computing handler at a time: they share the concurrency_id; api_open: none past the queue
     blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=4, api_open=False)
@@ -94,7 +95,7 @@ def application(
         jobs=RateLimit(JOBS_A_MINUTE) if config.is_open else None,
         posts=RateLimit(POSTS_A_MINUTE) if config.is_open else None,
     )
-    return Guard(parent, rules)
+    return Guard(OrderedAnswers(parent), rules)
 
 
 @contextlib.contextmanager

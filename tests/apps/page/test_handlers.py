@@ -13,7 +13,7 @@ from dpqlab_app.drawing.frames import OverBudgetError
 from dpqlab_app.drawing.pictures import read_png_settings
 from dpqlab_app.drawing.settings import DrawSettings, default_settings
 from dpqlab_app.page import handlers
-from dpqlab_app.page.result_view import status_html
+from dpqlab_app.page.stops import End
 
 FIELDS = ("fashion-dit", ["best-1bit"], ["vq-2bit"], [], None, [1, 3], 3, 5, 4, 1.5)
 
@@ -125,17 +125,42 @@ def test_what_was_not_foreseen_is_not_shown(engine) -> None:
     assert "secret" not in (shown[-1].status or "")
 
 
-def test_stop_says_after_which_step() -> None:
-    words = handlers.stopped(status_html("Step 7 of 20, about 3 s left", share=0.35, busy=True))
-    assert "Stopped after step 7 of 20" in words
-    assert 'data-busy="0"' in words
-    early = handlers.stopped(status_html("Getting the model ready …", busy=True))
-    assert "before the first step" in early
+def test_a_stopped_drawing_shows_its_last_step_and_says_which(engine) -> None:
+    asked: list[int] = []
+
+    def ended() -> End | None:
+        asked.append(1)
+        return "stopped" if len(asked) == 3 else None  # before the first step, after it, after 2
+
+    *_, last, words = handlers.draw(engine, FIELDS, ended)
+    assert "Step 2 of 4" in (last.status or "")
+    assert last.result
+    assert "Stopped after step 2 of 4: this is what" in (words.status or "")
+    assert 'data-busy="0"' in (words.status or "")
+    assert noted(engine, "step") == 2
+    assert noted(engine, "close") == 1
 
 
-@pytest.mark.parametrize("status", [None, "", "x" * 9000, status_html("Done: 8 pictures")])
-def test_stop_without_a_drawing_says_so(status) -> None:
-    assert "Nothing is being drawn" in handlers.stopped(status)
+def test_a_drawing_stopped_while_it_waited_computes_nothing(engine) -> None:
+    (only,) = handlers.draw(engine, FIELDS, lambda: "stopped")
+    assert "before the first step" in (only.status or "")
+    assert engine.calls == 0
+
+
+def test_a_drawing_that_is_replaced_ends_without_a_word(engine) -> None:
+    only = [handlers.Shown()]  # nothing changes; with no answer at all the page would be emptied
+    assert list(handlers.draw(engine, FIELDS, lambda: "replaced")) == only
+    ends = iter([None, None, "replaced"])
+    shown = list(handlers.draw(engine, FIELDS, lambda: next(ends)))  # type: ignore[arg-type,return-value]
+    assert len(shown) == 2
+    assert "Step 1 of 4" in (shown[-1].status or "")
+
+
+def test_stop_after_the_last_step_changes_nothing(engine) -> None:
+    asked: list[int] = []
+    shown = list(handlers.draw(engine, FIELDS, lambda: asked.append(1)))
+    assert "Done" in (shown[-1].status or "")
+    assert len(asked) == 4
 
 
 def test_an_address_is_read_or_refused_in_words(engine) -> None:

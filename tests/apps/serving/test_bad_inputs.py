@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.bad_requests import bad_requests, send
 from tests.apps.sites import Answer, Site
 
 CALL = "/gradio_api/call/draw"
@@ -146,10 +147,11 @@ def test_a_request_of_another_shape_is_refused(site: Site, data: bytes) -> None:
     assert site.drawings() == before
 
 
+@pytest.mark.parametrize("path", ["queue/join", "run/predict"])
 @pytest.mark.parametrize("index", ["-1", "99999", '"draw"', "true", "null", "1.0", "[]"])
-def test_a_handler_that_is_not_there_is_refused(site: Site, index: str) -> None:
+def test_a_handler_that_is_not_there_is_refused(site: Site, index: str, path: str) -> None:
     data = f'{{"fn_index": {index}, "session_hash": "s", "data": []}}'.encode()
-    answer = site.send("POST", "/gradio_api/queue/join", headers=JSON, body=data)
+    answer = site.send("POST", f"/gradio_api/{path}", headers=JSON, body=data)
     assert answer.status == 400 and "no such handler" in answer.text
 
 
@@ -157,3 +159,9 @@ def test_whole_numbers_may_come_as_floats(site: Site) -> None:
     """That is how JavaScript and sliders write them."""
     _, kind = ask(site, body(steps="2.0", seed="4294967295.0", count="1.0"))
     assert kind == "complete"
+
+
+def test_no_bad_request_gets_more_than_a_sentence(site: Site) -> None:
+    """A part of what ``benchmarks.app_probes`` sends."""
+    for one in bad_requests(120, seed=5):
+        assert send(site.url, one, site.log).fault is None, one

@@ -9,20 +9,23 @@ import pytest
 
 from dpqlab.errors import ConfigError
 from dpqlab_app.page.handlers import GPU
-from dpqlab_app.serving.calls import CALL, JOIN, Calls, parse
+from dpqlab_app.serving.calls import CALL, JOIN, MOST_WHOLE, RUN, Calls, parse
 from dpqlab_app.serving.limits import MOST_TEXT
 
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Calls:
-    """A page with a handler that computes, of two values, and one that does not."""
-    state = SimpleNamespace(skip_api=True)
-    draw = SimpleNamespace(
-        inputs=[object(), object(), state], api_name="draw", name="draw", concurrency_id=GPU
-    )
-    tick = SimpleNamespace(inputs=[], api_name=None, name="tick", concurrency_id="1")
-    blocks = SimpleNamespace(fns={0: draw, 7: tick})
-    return Calls(cast(Any, blocks), tmp_path)
+    """A handler that computes, one that does not, one past the queue, one of the browser."""
+
+    def handler(name: str, count: int, **other: Any) -> SimpleNamespace:
+        common = {"fn": print, "name": name, "api_name": None, "concurrency_id": "1", "queue": True}
+        return SimpleNamespace(inputs=[object()] * count, **common | other)
+
+    draw = handler("draw", 2, api_name="draw", concurrency_id=GPU)
+    draw.inputs.append(SimpleNamespace(skip_api=True))
+    handlers = {0: draw, 7: handler("tick", 0), 8: handler("ask", 1, queue=False)}
+    handlers[9] = handler("copy", 0, fn=None, queue=False)
+    return Calls(cast(Any, SimpleNamespace(fns=handlers)), tmp_path)
 
 
 def call(**request: Any) -> bytes:
@@ -34,6 +37,8 @@ def test_handlers_are_found_by_number_and_by_name(calls: Calls) -> None:
     assert by_number == calls.read(f"{CALL}draw", call(data=[1, 2]))
     assert by_number.name == "draw" and by_number.computes
     assert not calls.read(JOIN, call(fn_index=7, data=[])).computes
+    now = call(fn_index=8, data=[3], session_hash="s", trigger_id=None, event_data=None)
+    assert calls.read(RUN, now).name == "ask"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,20 @@ def test_handlers_are_found_by_number_and_by_name(calls: Calls) -> None:
         (JOIN, {"fn_index": True, "data": []}, "no such handler"),
         (JOIN, {"fn_index": "0", "data": []}, "no such handler"),
         (JOIN, {"data": []}, "no such handler"),
+        (JOIN, {"fn_index": 9, "data": []}, "no such handler"),
+        (RUN, {"fn_index": 9, "data": []}, "no such handler"),
+        (JOIN, {"fn_index": 8, "data": [1]}, "not started here"),
+        (RUN, {"fn_index": 0, "data": [1, 2], "session_hash": "s"}, "not started here"),
+        (RUN, {"fn_index": 8, "data": [], "session_hash": "s"}, "takes 1 values, got 0"),
+        (RUN, {"fn_index": 8, "data": [1]}, "session_hash"),
+        (RUN, {"fn_index": 8, "data": [1], "session_hash": None}, "session_hash"),
+        (RUN, {"fn_index": 8, "data": [1], "session_hash": "s", "event_data": 1}, "event_data"),
+        (RUN, {"fn_index": 8, "data": [1], "session_hash": "s", "batched": True}, "'batched'"),
+        (RUN, {"fn_index": 8, "data": [1], "session_hash": "s", "trigger_id": []}, "whole"),
+        (RUN, {"fn_index": 8, "data": [-1], "session_hash": "s"}, "whole numbers"),
+        (RUN, {"fn_index": 8, "data": [1.5], "session_hash": "s"}, "whole numbers"),
+        (RUN, {"fn_index": 8, "data": [None], "session_hash": "s"}, "whole numbers"),
+        (RUN, {"fn_index": 8, "data": [MOST_WHOLE + 1], "session_hash": "s"}, "whole numbers"),
         (f"{CALL}tick", {"data": []}, "no such handler"),
         (f"{CALL}draw", {}, "must be a list"),
         (f"{CALL}draw", {"data": {"0": 1}}, "must be a list"),

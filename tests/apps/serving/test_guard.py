@@ -35,8 +35,9 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def gate(tmp_path: Path) -> Callable[..., Ask]:
     """Makes a gate of these rules, and a function that asks it."""
-    draw = SimpleNamespace(inputs=[1], api_name="draw", name="draw", concurrency_id=GPU)
-    tick = SimpleNamespace(inputs=[1], api_name="tick", name="tick", concurrency_id="x")
+    common: dict[str, Any] = {"inputs": [1], "fn": print, "queue": True}
+    draw = SimpleNamespace(api_name="draw", name="draw", concurrency_id=GPU, **common)
+    tick = SimpleNamespace(api_name="tick", name="tick", concurrency_id="x", **common)
     calls = Calls(cast(Any, SimpleNamespace(fns={0: draw, 1: tick})), tmp_path)
 
     def build(**rules: Any) -> Ask:
