@@ -1,4 +1,4 @@
-"""Which part of the method earns what: the README's ablation table.
+"""Which part of the method earns what: the ablation table of docs/results.md.
 
     python -m benchmarks.ablation [--rows "dpq distil" ...] [--steps 2500] [--results FOLDER]
     python -m benchmarks.ablation --model avatars-dit

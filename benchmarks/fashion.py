@@ -1,4 +1,4 @@
-"""How good a bundled model is at each size: the README's main table.
+"""How good a bundled model is at each size: the main table of docs/results.md.
 
     python -m benchmarks.fashion [--rows teacher vq-1bit vq-1bit-calibrated ...] [--images 10000]
     python -m benchmarks.fashion --model avatars-dit
@@ -30,9 +30,9 @@ from dpqlab.core import ModelLedger
 from dpqlab.diffusion import (
     SampleRequest,
     load_pipeline,
-    make_scheduler,
     resolve,
     sample_images,
+    scheduler_for,
     weight_bytes,
 )
 from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference
@@ -71,7 +71,7 @@ def sampler_of(model: Any) -> Sampler:
         request = SampleRequest(
             labels=labels, seed=seed, first_index=first_index, steps=steps, guidance=guidance
         )
-        return sample_images(model, make_scheduler("ddim"), request)
+        return sample_images(model, scheduler_for(model), request)
 
     return sample
 
@@ -85,7 +85,7 @@ def model_of(row: str, teacher: str = TEACHER) -> tuple[Any, int]:
         return load_pipeline(folder).transformer, weight_bytes(folder)
     model = load_pipeline(teacher).transformer
     compress_(model, preset(row))
-    scheduler: Any = make_scheduler("ddim")
+    scheduler: Any = scheduler_for(model)
     with tempfile.TemporaryDirectory() as folder:
         save_compressed(
             model,

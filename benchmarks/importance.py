@@ -37,7 +37,7 @@ from dpqlab.calibration.trajectories import teacher_trajectories
 from dpqlab.core import Encoded, Measure, Member, Pool, PoolConfig, reencode
 from dpqlab.core.budget import ranking
 from dpqlab.core.importance import importance_of_members, scope_of_rows
-from dpqlab.diffusion import load_pipeline, make_scheduler
+from dpqlab.diffusion import load_pipeline, scheduler_for
 from dpqlab.kernels.dispatch import best_assigner
 from dpqlab.nn import CompressedLinear, Plan, compress_, hold_decoded, kind_of, preset
 from dpqlab.nn.activations import input_moments
@@ -99,7 +99,7 @@ def trajectories(
     classes = teacher.config.num_embeds_ada_norm
     # all classes come in turn, so half of a whole number of turns is of the half that is wanted
     data = teacher_trajectories(
-        teacher, make_scheduler("ddim"), images=2 * images + classes, seed=seed, steps=steps
+        teacher, scheduler_for(teacher), images=2 * images + classes, seed=seed, steps=steps
     )
     pick = ((data.labels >= classes // 2) == second_half).nonzero()[: images * steps, 0]
     return replace(

@@ -1,4 +1,4 @@
-"""The README's tables about quality: models, bars, parts of the method, judges, rivals.
+"""Tables about quality: an overview, models, bars, parts of the method, judges, rivals.
 
 With the standard library alone, as a commit hook runs them: names of rows stand here a second time,
 and a test compares them.
@@ -10,7 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import record
-from benchmarks.markdown import MISSING, Record, fixed, interval, megabytes, percent, table
+from benchmarks.markdown import (
+    MISSING,
+    Record,
+    fixed,
+    interval,
+    megabytes,
+    percent,
+    quantity,
+    table,
+)
 
 METRIC = "fcd_10k"
 CALIBRATED = "-calibrated"
@@ -54,6 +63,12 @@ BARS = {
     "best-1bit": (1.10, 1.6, 3.0),
 }
 
+# Rows of the suite "fashion" that tell the story in brief.
+OVERVIEW = (
+    "teacher", "vq-1bit", "vq-1bit-calibrated", "dpq-1bit-calibrated", "best-2bit-calibrated",
+    "best-1.25bit-calibrated", "best-1bit-calibrated",
+)  # fmt: skip
+
 CONTROLS = {
     "teacher": "control: full precision at other seeds",
     "teacher-20-steps": "control: full precision with 20 steps for 50",
@@ -75,6 +90,33 @@ def ordered(found: Iterable[str], first: Iterable[str]) -> list[str]:
 def _quality(folder: Path, suite: str = "fashion") -> dict[str, Record]:
     found = measured_rows(suite, folder)
     return {row: measured for row, measured in found.items() if row not in RETIRED}
+
+
+def overview_table(folder: Path = record.RESULTS) -> str:
+    """The bundled model `fashion-dit` in a few lines: size, distance, and what a reader can see."""
+    found = measured_rows("fashion", folder)
+    chosen = {row: found[row] for row in OVERVIEW if row in found}
+    teacher = chosen.get("teacher")
+    header = (
+        "model", "true bits", "on disk", "smaller than fp32", "FCD-10k", "over full precision's",
+        "same class drawn",
+    )  # fmt: skip
+    rows = []
+    for row, measured in chosen.items():
+        details = measured["details"]
+        ratio = None if teacher is None else measured["value"] / teacher["value"]
+        rows.append(
+            (
+                FASHION_ROWS[row],
+                fixed(details.get("true_bits"), 3),
+                megabytes(details.get("bytes_on_disk")),
+                fixed(details.get("ratio_fp32"), 1, "×"),
+                interval(details.get("fcd", measured["value"]), 3),
+                quantity(ratio, "x"),
+                percent(details.get("agreement")),
+            )
+        )
+    return table(header, rows, list(chosen.values()))
 
 
 def fashion_table(folder: Path = record.RESULTS) -> str:

@@ -1,4 +1,4 @@
-"""The README's table about speed: what was aimed at and what was measured, on a GPU and on a CPU.
+"""The tables about speed: what was aimed at and what was measured, on a GPU and on a CPU.
 
 With the standard library alone, as a commit hook runs it.
 """
@@ -18,8 +18,10 @@ Line = tuple[str, str, str, str]
 """What, bits, against, device."""
 
 
-def speed_table(folder: Path = record.RESULTS) -> str:
+def speed_table(folder: Path = record.RESULTS, bits: str | None = None) -> str:
     """Every row for which a goal or a floor was set, the presets beside each other.
+
+    Of presets of ``bits`` alone, if given.
 
     Of several ways to compute the same with the same preset (such as decoding aside or not) the
     fastest counts; of memory the larger.
@@ -30,6 +32,8 @@ def speed_table(folder: Path = record.RESULTS) -> str:
             if measured["goal"] is None and measured["floor"] is None:
                 continue
             line, family = _place(measured)
+            if bits not in (None, line[1]):
+                continue
             best = lines.setdefault(line, {}).get(family)
             if best is None or measured["value"] > best["value"]:
                 lines[line][family] = measured
@@ -39,6 +43,11 @@ def speed_table(folder: Path = record.RESULTS) -> str:
     rows = [(*line, *_cells(found)) for line, found in lines.items()]
     sources = [measured for found in lines.values() for measured in found.values()]
     return table(header, rows, sources, words=4)
+
+
+def one_bit_speed_table(folder: Path = record.RESULTS) -> str:
+    """The same of the presets of one bit."""
+    return speed_table(folder, "1")
 
 
 def _place(measured: Record) -> tuple[Line, str]:

@@ -1,10 +1,10 @@
-"""The tables of the README, generated from the latest benchmark records.
+"""The tables of README, SECURITY and docs, generated from the latest benchmark records.
 
 A table stands between ``<!-- table:NAME -->`` and ``<!-- /table:NAME -->``::
 
     python -m benchmarks.tables            print all tables
-    python -m benchmarks.tables --check    fail when README.md differs from the records
-    python -m benchmarks.tables --write    bring README.md up to date
+    python -m benchmarks.tables --check    fail when a document differs from the records
+    python -m benchmarks.tables --write    bring the documents up to date
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from pathlib import Path
 from benchmarks import quality_tables as quality
 from benchmarks import record
 from benchmarks.markdown import MISSING, quantity, table
-from benchmarks.speed_tables import speed_table
+from benchmarks.reliability_tables import reliability_table
+from benchmarks.speed_tables import one_bit_speed_table, speed_table
 
-README = record.ROOT / "README.md"
+DOCUMENTS = tuple(
+    record.ROOT / name for name in ("README.md", "SECURITY.md", "docs/results.md", "docs/speed.md")
+)
 
 
 def kmeans_table(folder: Path = record.RESULTS) -> str:
@@ -62,6 +65,7 @@ def app_table(folder: Path = record.RESULTS) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "overview": quality.overview_table,
     "fashion": quality.fashion_table,
     "avatars": quality.avatars_table,
     "best": quality.best_table,
@@ -70,7 +74,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "rivals": quality.rivals_table,
     "kmeans": kmeans_table,
     "speed": speed_table,
+    "one-bit-speed": one_bit_speed_table,
     "app": app_table,
+    "reliability": reliability_table,
 }
 
 
@@ -96,28 +102,41 @@ def generate(text: str, folder: Path = record.RESULTS) -> str:
     return pattern.sub(lambda m: f"{m[1]}\n{TABLES[m[2]](folder)}\n{m[4]}", text)
 
 
+def bring_up_to_date(path: Path, *, write: bool) -> bool:
+    """Whether the document agrees with the records, after writing it where that is asked for.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it cannot be read or written, or its markers do not fit.
+    """
+    text = path.read_text(encoding="utf-8")
+    wanted = generate(text)
+    if wanted != text and write:
+        path.write_text(wanted, encoding="utf-8", newline="\n")
+    return write or wanted == text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, check or write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--check", action="store_true", help="fail when README.md is out of date")
-    what.add_argument("--write", action="store_true", help="bring README.md up to date")
+    what.add_argument("--check", action="store_true", help="fail when a document is out of date")
+    what.add_argument("--write", action="store_true", help="bring the documents up to date")
     chosen = parser.parse_args(arguments)
     if not (chosen.check or chosen.write):
         print("\n".join(f"{name}\n\n{make(record.RESULTS)}" for name, make in TABLES.items()))
         return 0
-    try:
-        text = README.read_text(encoding="utf-8")
-        wanted = generate(text)
-    except (OSError, ValueError) as error:
-        print(f"tables: {error}", file=sys.stderr)
-        return 1
-    if wanted != text and chosen.check:
-        print("README.md differs from the records: python -m benchmarks.tables --write")
-        return 1
-    if wanted != text:
-        README.write_text(wanted, encoding="utf-8", newline="\n")
-    print("README.md agrees with the records")
+    for path in DOCUMENTS:
+        try:
+            agrees = bring_up_to_date(path, write=chosen.write)
+        except (OSError, ValueError) as error:
+            print(f"tables: {path.name}: {error}", file=sys.stderr)
+            return 1
+        if not agrees:
+            print(f"{path.name} differs from the records: python -m benchmarks.tables --write")
+            return 1
+        print(f"{path.name} agrees with the records")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from dpqlab.evaluation.teacher import TeacherSamples
 from tests.avatars import MODEL, use_assets, write_data, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NarrowJudge(judges.TwoSampleConfig):
+    """A judge that learns in a second."""
+
+    width: int = 2
 
 
 @pytest.fixture
@@ -54,6 +62,8 @@ def test_judges_of_a_second_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     results, data = tmp_path / "results", write_data(tmp_path / "data")
     arguments = ["--model", MODEL, "--rows", "pq-2bit", "--no-controls", "--images", "150"]
     arguments += ["--steps", "1", "--seeds", "1", "--epochs", "1", "--data", str(data)]
+    # what is wired is tested here; how well a judge of full width judges, in tests/evaluation
+    monkeypatch.setattr(judges, "TwoSampleConfig", NarrowJudge)
     monkeypatch.setattr(sys, "argv", ["judges", *arguments, "--results", str(results)])
     judges.main()
     (record,) = read("judges-avatars", results)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import markdown, quality_tables, record, tables
+from benchmarks import markdown, quality_tables, record, speed_tables, tables
 from dpqlab.nn.presets import presets
 
 FCD = {"value": 12.345, "low": 12.0, "high": 12.8}
@@ -44,6 +44,26 @@ def test_missing_details_show_as_dashes(tmp_path):
     add(tmp_path, "teacher")
     row = cells(quality_tables.fashion_table(tmp_path).splitlines()[2])
     assert row == ["full precision", "–", "–", "–", "12.3", "–", "– / –", "–", "–", "–"]
+
+
+def test_the_overview_tells_a_few_rows_beside_full_precision(tmp_path):
+    add(tmp_path, "best-1bit-calibrated", value=0.3, true_bits=1.09, agreement=0.977)
+    add(tmp_path, "pq-2bit")
+    add(tmp_path, "teacher", value=0.2, agreement=1.0)
+    full, best = rows_of(quality_tables.overview_table(tmp_path))
+    assert (full[0], full[5], full[6]) == ("full precision", "1.00×", "100.0 %")
+    assert (best[0], best[1], best[5]) == ("Best, 1 bit, calibrated", "1.090", "1.50×")
+
+
+def test_the_brief_table_of_speed_has_the_presets_of_one_bit(tmp_path):
+    for bits in ("1", "2"):
+        made = record.make_record(
+            "kernels", f"layers: best-{bits}bit", "speed", 1.5, "x", rival="dense", goal=1.0,
+            higher_is_better=True,
+        )  # fmt: skip
+        record.append(made, tmp_path)
+    assert [row[1] for row in rows_of(speed_tables.speed_table(tmp_path))] == ["1", "2"]
+    assert [row[1] for row in rows_of(speed_tables.one_bit_speed_table(tmp_path))] == ["1"]
 
 
 def test_small_distances_keep_three_decimals_and_the_noise_floor_closes_the_table(tmp_path):
@@ -129,13 +149,19 @@ def test_bad_markers_are_refused(text, tmp_path):
 
 
 def test_check_and_write_agree(tmp_path, monkeypatch, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- table:kmeans -->\n<!-- /table:kmeans -->\n")
-    monkeypatch.setattr(tables, "README", readme)
+    readme, security = tmp_path / "README.md", tmp_path / "SECURITY.md"
+    readme.write_text("no table")
+    security.write_text("<!-- table:kmeans -->\n<!-- /table:kmeans -->\n")
+    monkeypatch.setattr(tables, "DOCUMENTS", (readme, security))
     assert tables.main(["--check"]) == 1
-    assert "--write" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "README.md agrees" in said
+    assert "SECURITY.md differs" in said
+    assert "--write" in said
     assert tables.main(["--write"]) == 0
     assert tables.main(["--check"]) == 0
+    security.unlink()
+    assert tables.main(["--check"]) == 1
 
 
 def rows_of(text: str) -> list[list[str]]:

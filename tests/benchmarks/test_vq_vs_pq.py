@@ -12,24 +12,14 @@ import pytest
 import torch
 
 from benchmarks import ablation
-from benchmarks import vq_vs_pq as suite
 from benchmarks.record import latest, read
-from benchmarks.vq_vs_pq import (
-    NEAR,
-    Point,
-    Subject,
-    coding_gains,
-    measure,
-    model_subject,
-    near_pq,
-    pair_points,
-    pq_families,
-    random_subject,
-    rows_per_codeword,
-    size_points,
-    two_levels,
-    vq,
-)
+from benchmarks.vq_vs_pq import SUITE, points
+from benchmarks.vq_vs_pq.__main__ import measure_points
+from benchmarks.vq_vs_pq.codecs import NEAR, near_pq, pq_families, rows_per_codeword, vq
+from benchmarks.vq_vs_pq.fitting import _shares, two_levels
+from benchmarks.vq_vs_pq.points import Point, coding_gains, measure, pair_points, size_points
+from benchmarks.vq_vs_pq.students import CALIBRATIONS, student_pairs
+from benchmarks.vq_vs_pq.subjects import Subject, model_subject, random_subject
 from dpqlab.calibration import CalibrationConfig, CalibrationData
 from dpqlab.calibration.ablation import AblationRow
 from dpqlab.core import CodebookCodec, KMeansConfig
@@ -111,7 +101,7 @@ def test_pq_beside_vq_has_equal_bits(across: str) -> None:
     for d, k in [(4, 16), (4, 64), (8, 64)]:
         wanted = project({kind: vq(d, k, across)}, part).true_bits
         for family in pq_families(across):
-            for codec in near_pq(vq(d, k, across), subject, [kind], family):
+            for codec in near_pq(vq(d, k, across), part, family):
                 found += 1
                 bits = project({kind: codec}, part).true_bits
                 assert bits == pytest.approx(wanted, rel=NEAR)
@@ -146,7 +136,7 @@ def test_vq_of_gaussian_weights_keeps_shannons_bound() -> None:
 def test_where_a_search_is_long_some_rows_stand_for_all(monkeypatch) -> None:
     subject = random_subject(SMALL, values=100_000)
     whole = measure(subject, ["norm1.linear"], vq(4, 64))
-    monkeypatch.setattr(suite, "SEARCH", 96 * 64 * 200)
+    monkeypatch.setattr(points, "SEARCH", 96 * 64 * 200)
     part = measure(subject, ["norm1.linear"], vq(4, 64))
     assert part.error != whole.error
     assert part.error == pytest.approx(whole.error, rel=0.03)
@@ -171,7 +161,7 @@ def test_two_levels_come_close_to_k_means(generator) -> None:
 @pytest.mark.parametrize("total", [4, 7, 40, 61])
 def test_codewords_are_shared_out_whole(total: int) -> None:
     most = [30, 1, 0, 20, 10]
-    sizes = suite._shares(torch.tensor([1.0, 5.0, 0.0, 3.0, 0.5]), most, total)
+    sizes = _shares(torch.tensor([1.0, 5.0, 0.0, 3.0, 0.5]), most, total)
     assert sum(sizes) == total
     assert all(0 <= size <= limit for size, limit in zip(sizes, most, strict=True))
     assert sizes[:3] == [sizes[0], 1, 0], "cells that are not empty have one at least"
@@ -195,12 +185,10 @@ def test_size_points_leave_out_codebooks_that_hold_the_weights(tiny: Subject) ->
 
 def test_pairs_are_measured_once_and_recorded(tmp_path, tiny: Subject, capsys) -> None:
     args = argparse.Namespace(parts=["pairs"], quick=True, dry_run=False, results=tmp_path)
-    suite.before_calibration(args, [tiny, random_subject(SMALL, values=1000)])
-    records = read(suite.SUITE, tmp_path)
+    measure_points(args, [tiny, random_subject(SMALL, values=1000)])
+    records = read(SUITE, tmp_path)
     assert (
-        len(records)
-        == len(latest(suite.SUITE, tmp_path))
-        == len(capsys.readouterr().out.split("\n")) - 1
+        len(records) == len(latest(SUITE, tmp_path)) == len(capsys.readouterr().out.split("\n")) - 1
     )
     for record in records:
         details = record["details"]
@@ -224,7 +212,7 @@ def test_pair_points_give_the_same_point_for_the_same_codec(tiny: Subject) -> No
 def test_students_are_paired_at_equal_bits_for_whole_models() -> None:
     subject = random_subject(Geometry(name="", linears=dit_linears(384), blocks=8, parameters=0))
     kinds = tuple(subject.geometry.linears)
-    for codec, beside in suite.student_pairs(subject):
+    for codec, beside in student_pairs(subject):
         assert 1 <= len(beside) <= 3
         wanted = project(dict.fromkeys(kinds, codec), subject.geometry).true_bits
         for one in beside:
@@ -246,7 +234,7 @@ def test_a_student_learns_from_its_own_teacher(monkeypatch, generator, model, ho
         images=images, labels=torch.arange(64) % 10, alphas=scheduler.alphas_cumprod
     )
     short = {"steps": 20, "batch": 8, "holdout": 16, "every": 20, "warmup": 0, "compile": False}
-    config = suite.CALIBRATIONS[how]
+    config = CALIBRATIONS[how]
     config = CalibrationConfig(learning_rate=0.01, latent=config.latent, **short)
     codec = CodebookCodec(d=4, k=8)
     plan = Plan.for_blocks(codec)

@@ -1,0 +1,1 @@
+"""What dpqlab asks of a network: nothing. Run by ``python -m benchmarks.network``."""

@@ -1,0 +1,3 @@
+"""VQ by codebook size, and VQ against PQ at equal true bits: where does which win."""
+
+SUITE = "vq_vs_pq"
