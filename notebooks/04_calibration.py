@@ -177,7 +177,7 @@ Exercise(
 # - Calibration trains codewords, scales and biases by gradient, to do what the teacher does. It
 #   needs no data, and adds not one bit.
 # - Most of the error goes within the first few per cent of a run.
-# - Codes that move are worth the most (README, *Which part earns what*).
+# - Codes that move are worth the most (`docs/results.md`, *Which part earns what*).
 # - The weights do not come back. What the model does comes back.
 #
 # **Used here:** `dpqlab.calibration.calibrate` (a generator of records),

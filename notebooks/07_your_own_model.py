@@ -13,9 +13,10 @@
 #
 # *15 minutes.*
 #
-# **What you will see.** A diffusers transformer that dpqlab has never met: compressed with a plan
-# of your own, its bits counted, saved, loaded back bit by bit, and traced block by block. Then
-# another architecture.
+# **What you will see.** A diffusers transformer that dpqlab has never met: what a plan of your own
+# will make of it is said beforehand (bits, bytes, seconds, memory), then it is compressed, and the
+# two are compared. It is saved, loaded back bit by bit, and traced block by block. Then another
+# architecture.
 #
 # **Why it matters.** The bundled model is an example. The question that people ask of such a tool
 # is whether it works for *theirs*.
@@ -35,6 +36,8 @@ from dpqlab.checkpoint import load_compressed, save_compressed
 from dpqlab.core import CodebookCodec
 from dpqlab.diffusion import SampleRequest, make_scheduler
 from dpqlab.nn import Plan, compress_, ledger_of_model, preset
+from dpqlab.nn.expectation import expect_
+from dpqlab.nn.resident import PeakMemory, resident_bytes
 from dpqlab.tracing import Pair, trace
 from dpqlab.viz.error_map import error_map
 from dpqlab.viz.ledger import ledger_bars
@@ -78,8 +81,34 @@ plan = Plan.for_blocks(
         "*": CodebookCodec(d=4, k=64, scope="layer"),
     }
 )
+
+# %% [markdown]
+# ## What will it cost?
+#
+# With a large model this is the question to ask first. Bits and bytes follow from the shapes alone,
+# so a copy without weights (on torch's *meta* device) is enough. Seconds are estimated from a
+# moment of k-means on random numbers, here and now. Memory is what the largest step needs, on top
+# of what Python and its libraries take anyway.
+
+# %%
+expected = expect_(copy.deepcopy(teacher).to("meta"), plan)
+print(f"true bits  {expected.ledger.true_bits_per_weight:.3f} per weight")
+print(f"bytes      {expected.bytes:,}, of them {expected.kept_bytes:,} kept as they are")
+print(f"seconds    {expected.seconds:.1f}")
+print(f"memory     {expected.workspace.total / 1e6:.1f} MB")
+print(f"           beside the {resident_bytes() / 1e6:.0f} MB that this notebook has now")
+
+# %% [markdown]
+# From a terminal, `dpqlab plan FOLDER --preset NAME` says the same of a folder, layer by layer. For
+# a DiT-XL/2 (675 M weights) with `best-1bit` it says 97 MB instead of 2.7 GB, some minutes on two
+# cores, and about one gigabyte of memory.
+#
+# Now do it.
+
+# %%
 student = copy.deepcopy(teacher)
-done = compress_(student, plan)
+with PeakMemory() as memory:
+    done = compress_(student, plan)
 print(f"{done.ledger.true_bits_per_weight:.3f} true bits, {len(done.layers)} layers compressed")
 
 # %% [markdown]
@@ -141,6 +170,28 @@ with torch.no_grad():
     wanted = student(x, timestep=times, class_labels=classes).sample
     found = again(x, timestep=times, class_labels=classes).sample
 print("bit-equal:", torch.equal(wanted, found))
+
+# %% [markdown]
+# ## Was the forecast right?
+
+# %%
+seconds = sum(layer.seconds for layer in done.layers)
+rows = {
+    "true bits": (expected.ledger.true_bits_per_weight, done.ledger.true_bits_per_weight),
+    "megabytes": (expected.bytes / 1e6, saved.bytes_on_disk / 1e6),
+    "seconds": (expected.seconds, seconds),
+    "MB of memory": (expected.workspace.total / 1e6, (memory.peak - memory.before) / 1e6),
+}
+for name, (said, found) in rows.items():
+    print(f"{name:14} expected {said:8.3f}   found {found:8.3f}")
+
+# %% [markdown]
+# Bits are exact, always. The files are a little larger than their contents: names, shapes,
+# settings. Seconds depend on what else the machine does; the very first run also compiles its
+# loops, once.
+# Memory says little in a model this small, where a few megabytes are lost among the libraries: of
+# models with 38 to 670 million weights, compressed from their files by `dpqlab compress`, the
+# forecast (libraries included) was within a tenth of the measured peak.
 
 # %% [markdown]
 # ## Trace it
@@ -206,9 +257,11 @@ exercise.check(codec)
 # ## Summary
 #
 # - A plan is a table from kinds of layers to codecs; `compress_` puts it into any model of Linears.
+# - Ask what it will cost before you compress: shapes are enough to know.
 # - Codebooks are a fixed cost. Small layers cannot carry many: share them.
 # - A compressed folder comes back bit by bit, or not at all.
 #
-# **Used here:** `dpqlab.nn.Plan`, `compress_`, `preset`; `dpqlab.checkpoint.save_compressed`,
-# `load_compressed`; `dpqlab.viz.ledger.ledger_bars`; `dpqlab.tracing.trace`. From a terminal:
+# **Used here:** `dpqlab.nn.Plan`, `compress_`, `preset`; `dpqlab.nn.expectation.expect_`;
+# `dpqlab.checkpoint.save_compressed`, `load_compressed`; `dpqlab.viz.ledger.ledger_bars`;
+# `dpqlab.tracing.trace`. From a terminal: `dpqlab plan FOLDER --preset best-2bit`,
 # `dpqlab compress FOLDER OUT --preset best-2bit`, `dpqlab calibrate OUT CALIBRATED`.

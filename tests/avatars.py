@@ -28,7 +28,8 @@ READERS: tuple[ModuleType, ...] = (models, bundled, ablation, recording)
 
 def write_model(root: Path) -> Path:
     """Write a random model by the real one's name, a network and a reference into assets."""
-    PixelDiTPipeline(tiny_dit(**TINY_AVATARS), make_scheduler()).save_pretrained(root / MODEL)
+    velocity = make_scheduler(prediction="v_prediction")
+    PixelDiTPipeline(tiny_dit(**TINY_AVATARS), velocity).save_pretrained(root / MODEL)
     torch.manual_seed(0)
     path = root / MODEL / "feature_net.safetensors"
     save_feature_net(FeatureNet(channels=3, classes=15, width=4, features=8, blocks=(1, 1)), path)

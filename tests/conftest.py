@@ -13,7 +13,9 @@ from typing import Any
 os.environ.setdefault("NUMBA_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# two BLAS threads on two busy cores wait for each other most of the time
+# two threads on tiny tensors wait for each other most of the time, and on busy cores far longer;
+# what several threads do is tested where a test asks for them
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.pop("DPQLAB_BACKEND", None)
 
@@ -28,7 +30,7 @@ settings.load_profile("dpqlab")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests within two cores, so that timings on shared machines stay sane."""
+    """Keep what was given more threads within two cores, so that shared machines stay sane."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
@@ -53,6 +55,14 @@ def no_network() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", local_only)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """A test that is cut off by a power failure leaves nothing to save: nothing is synced."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

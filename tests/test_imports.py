@@ -28,27 +28,26 @@ LAYERS = {
     "dpqlab.widgets": set(),
 }  # fmt: skip
 
-LOADED_BY_LAYER = """
-import importlib, json, sys
-import numpy, torch
-seen = set(sys.modules)
-report = {}
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-    report[name] = sorted({module.partition(".")[0] for module in set(sys.modules) - seen})
-    seen = set(sys.modules)
-print(json.dumps(report))
-"""
-
-LOADED_BY_CORE = """
+# All of the core first, whose own list is the strictest: what it loads is new to no layer above.
+LOADED = """
 import importlib, json, pkgutil, sys
 import numpy, torch
-seen = set(sys.modules)
+seen, report = set(sys.modules), {}
+
+def note(name):
+    global seen
+    new = {module.partition(".")[0] for module in set(sys.modules) - seen}
+    report[name] = sorted(new - set(sys.stdlib_module_names))
+    seen = set(sys.modules)
+
 import dpqlab.core
 for module in pkgutil.walk_packages(dpqlab.core.__path__, "dpqlab.core."):
     importlib.import_module(module.name)
-new = {module.partition(".")[0] for module in set(sys.modules) - seen}
-print(json.dumps(sorted(new - set(sys.stdlib_module_names))))
+note("dpqlab.core")
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    note(name)
+print(json.dumps(report))
 """
 
 
@@ -74,18 +73,18 @@ def test_what_computes_here_is_asked_for_lazily():
     assert run(code).split() == ["False", "Overview", "torch"]
 
 
-def test_core_loads_torch_and_numpy_only():
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, list[str]]:
+    return json.loads(run(LOADED, *LAYERS))
+
+
+def test_core_loads_torch_and_numpy_only(loaded):
     # Whatever torch and numpy load lazily once they are used belongs to them.
-    new = set(json.loads(run(LOADED_BY_CORE)))
+    new = set(loaded["dpqlab.core"])
     assert not new & HEAVY
     assert new <= {"dpqlab", "torch", "numpy"}
 
 
-@pytest.fixture(scope="module")
-def loaded_by_layer() -> dict[str, list[str]]:
-    return json.loads(run(LOADED_BY_LAYER, *LAYERS))
-
-
 @pytest.mark.parametrize("layer", LAYERS)
-def test_layer_loads_only_what_it_needs(layer, loaded_by_layer):
-    assert set(loaded_by_layer[layer]) & HEAVY <= LAYERS[layer]
+def test_layer_loads_only_what_it_needs(layer, loaded):
+    assert set(loaded[layer]) & HEAVY <= LAYERS[layer]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tables
 from tools import lock, rules, setup
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,17 +172,29 @@ def test_setup_runs_on_pythons_too_old_for_dpqlab():
     assert not any(isinstance(n, ast.Import) and n.names[0].name == "tomllib" for n in top)
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "test", "test-slow", "check", "bench", "fmt"])
+@pytest.mark.parametrize(
+    "target", ["setup", "demo", "test", "test-slow", "check", "bench", "release-check", "fmt"]
+)
 def test_make_knows_the_target(target):
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:.*## \w", text, re.MULTILINE)
+
+
+def test_security_shows_what_was_measured():
+    """That its table is current is checked with the README's, by `make check`."""
+    assert ROOT / "SECURITY.md" in tables.DOCUMENTS
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert "<!-- table:reliability -->" in text
+    for heading in ("Reporting a vulnerability", "What is promised", "What is not promised"):
+        assert f"## {heading}\n" in text
 
 
 def test_ci_runs_checks_and_tests():
     path = ROOT / ".ci/run"
     text = path.read_text(encoding="utf-8")
     assert "make check" in text
-    assert "make test" in text
+    for target in ("test", "test-notebooks", "test-browser"):
+        assert re.search(rf"^tests {target} ", text, re.MULTILINE)
     if os.name == "posix":
         assert os.access(path, os.X_OK)
         subprocess.run(["bash", "-n", str(path)], check=True)

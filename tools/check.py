@@ -25,7 +25,10 @@ CHECKS: dict[str, tuple[str, list[str]]] = {
     "layers": ("import-linter: imports point down", ["-c", LINT_IMPORTS]),
     "rules": ("repository: changelog, sizes, safe loading, paths", ["-m", "tools.rules"]),
     "books": ("notebooks are in step with their sources", ["-m", "tools.notebooks", "--check"]),
-    "tables": ("README tables equal the benchmark records", ["-m", "benchmarks.tables", "--check"]),
+    "tables": (
+        "tables of README, SECURITY and docs equal the records",
+        ["-m", "benchmarks.tables", "--check"],
+    ),
 }
 
 
