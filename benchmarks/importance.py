@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from benchmarks.fashion import TEACHER
 from benchmarks.record import RESULTS, append, make_record
-from dpqlab.calibration.data import Batch, TrajectoryData, paired
+from dpqlab.calibration.batch import Batch, paired
+from dpqlab.calibration.data import TrajectoryData
 from dpqlab.calibration.forward import predict
 from dpqlab.calibration.objectives import distillation
 from dpqlab.calibration.trajectories import teacher_trajectories

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpqlab.calibration import warmup_cosine
-from dpqlab.calibration.data import Batch, paired
+from dpqlab.calibration.batch import Batch, paired
 from dpqlab.calibration.forward import predict
 from dpqlab.calibration.objectives import block_errors
 from dpqlab.core import CodebookCodec

@@ -15,7 +15,7 @@ FORWARD = "diffusers:DiTTransformer2DModel.forward"
 PHASES: dict[str, tuple[str, ...]] = {
     "compress": (K_MEANS,),
     "prune": (K_MEANS, FORWARD),
-    "calibrate": (STEP, DECODE),
+    "calibrate": (STEP, FORWARD, DECODE),
     "evaluate": (FORWARD, DECODE),
     "trace": (FORWARD, DECODE),
     "sample": (FORWARD, DECODE),

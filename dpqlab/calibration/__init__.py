@@ -1,5 +1,6 @@
 """Calibration: adjust a compressed student until it does what its teacher does."""
 
+from dpqlab.calibration.batch import Batch, paired
 from dpqlab.calibration.config import (
     CalibrationConfig,
     EStepSchedule,
@@ -8,12 +9,10 @@ from dpqlab.calibration.config import (
     RevivalSchedule,
 )
 from dpqlab.calibration.data import (
-    Batch,
     CalibrationData,
     CalibrationSource,
     TrajectoryData,
     noisy_batch,
-    paired,
 )
 from dpqlab.calibration.estep import EStepConfig, EStepRecord, assign_codes
 from dpqlab.calibration.loop import CalibrationRecord, calibrate

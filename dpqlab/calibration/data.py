@@ -8,45 +8,9 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from dpqlab.calibration.batch import Batch
 from dpqlab.diffusion.schedules import velocity
-from dpqlab.distributed import Team
 from dpqlab.errors import ConfigError, ShapeError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Inputs of the model: noisy images (N, C, H, W), timesteps (N,), labels (N,), both int64.
-
-    ``target`` (N, C, H, W) is what the model should predict: the noise that was added to clean
-    images, or the velocity; None where nobody knows it.
-    """
-
-    noisy: Tensor
-    timesteps: Tensor
-    labels: Tensor
-    target: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def share(self, team: Team) -> Batch:
-        """Return what a process of a team works on: as many of each part of the schedule."""
-        if team.world == 1:
-            return self
-        return Batch(
-            noisy=self.noisy[team.rank :: team.world].contiguous(),
-            timesteps=self.timesteps[team.rank :: team.world].contiguous(),
-            labels=self.labels[team.rank :: team.world].contiguous(),
-            target=None
-            if self.target is None
-            else self.target[team.rank :: team.world].contiguous(),
-        )
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors of the batch."""
-        found = (self.noisy, self.timesteps, self.labels, self.target)
-        return [tensor for tensor in found if tensor is not None]
 
 
 class CalibrationSource(Protocol):
@@ -237,17 +201,3 @@ def noisy_batch(
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     target = velocity(noise, noisy, alpha) if prediction == "v_prediction" else noise
     return Batch(noisy=noisy, timesteps=timesteps, labels=kept, target=target)
-
-
-def paired(batch: Batch, null_class: int) -> Batch:
-    """Return the batch with class labels, followed by the same images without: both branches.
-
-    Labels that were dropped stay so; the two halves of such an image are equal.
-    """
-    twice = [torch.cat([tensor, tensor]) for tensor in (batch.noisy, batch.timesteps)]
-    return Batch(
-        noisy=twice[0],
-        timesteps=twice[1],
-        labels=torch.cat([batch.labels, torch.full_like(batch.labels, null_class)]),
-        target=None if batch.target is None else torch.cat([batch.target, batch.target]),
-    )

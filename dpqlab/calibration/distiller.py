@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from dpqlab.calibration.batch import Batch
 from dpqlab.calibration.codesearch import CodeSearch, initial_latent
 from dpqlab.calibration.config import CalibrationConfig
-from dpqlab.calibration.data import Batch
-from dpqlab.calibration.forward import compiled_blocks, predict
+from dpqlab.calibration.forward import compiled_blocks, mixed_precision, predict
+from dpqlab.calibration.judging import judge
 from dpqlab.calibration.masters import (
     LATENT,
     PARTS,
@@ -25,15 +26,15 @@ from dpqlab.calibration.masters import (
 from dpqlab.calibration.objectives import (
     DistillationLoss,
     block_power,
-    distillation,
     timestep_weights,
     training_loss,
 )
 from dpqlab.calibration.phases import Lesson, Parts, Work, graph_of, lone_step, team_step
+from dpqlab.core.memory import with_less
 from dpqlab.distributed import Team
 from dpqlab.errors import CheckpointError
 
-JUDGED_AT_ONCE = 256  # images; a larger held-out batch is judged in pieces
+Found = TypeVar("Found")
 
 
 class Distiller:
@@ -80,6 +81,7 @@ class Distiller:
             self._add_latents()
         self.optimizer = self._optimizer()
         self.taken = 0
+        self.at_once = len(batch)  # images; fewer once memory has run out
         self.captured = self._on_gpu and config.cuda_graph
         self._train, self._choose = self._prepared()
 
@@ -133,24 +135,60 @@ class Distiller:
 
     def _ask(self) -> Lesson:
         """Ask the teacher about the batch."""
-        objective = self.config.objective
-        if not objective.distils:
+        if not self.config.objective.distils:
             return Lesson()
-        with torch.no_grad(), self._autocast():
-            wanted = predict(self.teacher, self.batch, {})
-            return Lesson(
-                wanted=wanted, power=block_power(wanted[1]) if objective.features else None
-            )
+        return self._with_room(self._asked)
 
     def _learn(self, lesson: Lesson) -> None:
         """Find the gradients of the loss on the batch."""
-        loss = self._loss(self.batch, lesson)
+        self._with_room(partial(self._learned, lesson))
+
+    def _with_room(self, run: Callable[[list[Batch]], Found]) -> Found:
+        """Run on the batch; where memory runs out, on pieces of it, from then on.
+
+        That adds up the same terms in another order.
+        """
+        branches = 1 if self.config.objective.guidance is None else 2
+
+        def attempt(at_once: int) -> Found:
+            self.at_once = at_once
+            return run(self.batch.pieces(at_once, branches))
+
+        return with_less(attempt, self.at_once, branches, tries=2)
+
+    def _asked(self, pieces: list[Batch]) -> Lesson:
+        if len(pieces) == 1:
+            wanted = self._wanted(pieces[0])
+            return Lesson(wanted=wanted, power=self._power(wanted[1]))
+        # what is said of a piece is forgotten, and asked for again when it is learned from
+        if not self.config.objective.features:
+            return Lesson()
+        powers = [block_power(self._wanted(piece)[1]) * self._share(piece) for piece in pieces]
+        return Lesson(power=torch.stack(powers).sum(0))
+
+    def _learned(self, lesson: Lesson, pieces: list[Batch]) -> None:
         self.optimizer.zero_grad(set_to_none=False)
-        # the masters alone: the student's other parameters are not trained
-        loss.backward(inputs=list(self.masters.values()))
+        for piece in pieces:
+            wanted = lesson.wanted if len(pieces) == 1 else None
+            if wanted is None and self.config.objective.distils:
+                wanted = self._wanted(piece)
+            loss = self._loss(piece, Lesson(wanted=wanted, power=lesson.power))
+            # the masters alone: the student's other parameters are not trained
+            (loss * self._share(piece)).backward(inputs=list(self.masters.values()))
+
+    def _share(self, piece: Batch) -> float:
+        return len(piece) / len(self.batch)
+
+    def _power(self, blocks: list[Tensor]) -> Tensor | None:
+        return block_power(blocks) if self.config.objective.features else None
+
+    @torch.no_grad()
+    def _wanted(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        with mixed_precision(self.device):
+            return predict(self.teacher, batch, {})
 
     def _loss(self, batch: Batch, lesson: Lesson) -> Tensor:
-        with self._autocast():
+        with mixed_precision(self.device):
             mine = predict(self.student, batch, self.masters)
         return training_loss(
             mine,
@@ -159,14 +197,6 @@ class Distiller:
             target=batch.target,
             weights=self.weights[batch.timesteps],
             power=lesson.power,
-        )
-
-    def _autocast(self) -> Any:
-        # weights change between steps, so a cache of their casts would go stale
-        return (
-            torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
-            if self._on_gpu
-            else nullcontext()
         )
 
     @torch.no_grad()
@@ -180,18 +210,7 @@ class Distiller:
     def judge(self, batch: Batch) -> DistillationLoss:
         """Measure the distance from the teacher of the state as it would be stored."""
         masters = rounded(self.student, self.masters)
-        parts = [
-            part.split(JUDGED_AT_ONCE) for part in (batch.noisy, batch.timesteps, batch.labels)
-        ]
-        losses: list[DistillationLoss] = []
-        shares: list[float] = []
-        for noisy, timesteps, labels in zip(*parts, strict=True):
-            part = Batch(noisy=noisy, timesteps=timesteps, labels=labels)
-            with self._autocast():
-                mine, wanted = predict(self.student, part, masters), predict(self.teacher, part, {})
-            losses.append(distillation(mine, wanted))
-            shares.append(len(part) / len(batch))
-        return _average(losses, shares)
+        return judge(self.student, self.teacher, batch, masters)
 
     @torch.no_grad()
     def store_(self) -> None:
@@ -283,16 +302,3 @@ class Distiller:
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     """Return the shapes of masters and codes; before the first step Adam has no state."""
     return {name: value.shape for name, value in state.items() if not name.startswith("adam.")}
-
-
-def _average(losses: list[DistillationLoss], shares: list[float]) -> DistillationLoss:
-    def mean(name: str) -> Tensor:
-        parts = [getattr(loss, name) * share for loss, share in zip(losses, shares, strict=True)]
-        return torch.stack(parts).sum(0)
-
-    return DistillationLoss(
-        total=mean("total"),
-        output=mean("output"),
-        features=mean("features"),
-        blocks=mean("blocks"),
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,12 +19,13 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dpqlab.calibration.data import Batch
+from dpqlab.calibration.batch import Batch
 from dpqlab.core.assignment import AssignmentConfig, reassign
 from dpqlab.core.codecs import decode
+from dpqlab.core.memory import with_less
 from dpqlab.distributed import Team
 from dpqlab.errors import ConfigError
-from dpqlab.nn.activations import paired_statistics
+from dpqlab.nn.activations import PairedMoments, paired_statistics
 from dpqlab.nn.linear import CompressedLinear
 from dpqlab.nn.packed import hold_decoded
 from dpqlab.nn.plan import split_block_name
@@ -139,15 +140,13 @@ def assign_codes(
         raise ConfigError("no batches: the E-step needs activations to judge codes by")
     if chunk is not None and chunk < 1:
         raise ConfigError(f"chunk is {chunk}: expected at least one image, or None for all")
-    calls = _calls(student, next(_chunks(batches[:1], chunk)))
+    calls = _calls(student, batches[0].pieces(1)[0])
     if not calls:
         raise ConfigError("no compressed layer runs: run compress_ before the E-step")
     for names in _stages(calls, config.refresh):
         started = time.perf_counter()
         run = partial(_run_until, names[-1], len(calls[names[-1]]))
-        with hold_decoded(student) if chunk is None else nullcontext():
-            given = _chunks(batches, chunk)
-            moments = paired_statistics(teacher, student, names, run, given, team)
+        moments = _moments(teacher, student, names, run, batches, chunk, team)
         share = (time.perf_counter() - started) / len(names)
         for name in names:
             started = time.perf_counter()
@@ -167,17 +166,25 @@ def assign_codes(
             )
 
 
-def _chunks(batches: Iterable[Batch], size: int | None) -> Iterator[Batch]:
-    """Split batches into such of at most so many images; all of them if None."""
-    for batch in batches:
-        step = len(batch) if size is None else size
-        for first in range(0, len(batch), step):
-            part = slice(first, first + step)
-            yield Batch(
-                noisy=batch.noisy[part],
-                timesteps=batch.timesteps[part],
-                labels=batch.labels[part],
-            )
+def _moments(
+    teacher: nn.Module,
+    student: nn.Module,
+    names: Sequence[str],
+    run: Callable[[nn.Module, Batch], None],
+    batches: Sequence[Batch],
+    chunk: int | None,
+    team: Team | None,
+) -> dict[str, PairedMoments]:
+    """Gather a stage's statistics; where memory runs out, with half as many images at a time."""
+    largest = max(len(batch) for batch in batches)
+
+    def gathered(size: int) -> dict[str, PairedMoments]:
+        pieces = (piece for batch in batches for piece in batch.pieces(size))
+        roomy = chunk is None and size == largest
+        with hold_decoded(student) if roomy else nullcontext():
+            return paired_statistics(teacher, student, names, run, pieces, team)
+
+    return with_less(gathered, largest if chunk is None else chunk, tries=2)
 
 
 def _forward(model: nn.Module, batch: Batch) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dpqlab.calibration.data import Batch
+from dpqlab.calibration.batch import Batch
 from dpqlab.kernels.caches import keep_compilers_private
 from dpqlab.nn.taps import block_outputs
 
@@ -26,6 +26,13 @@ def predict(
     with block_outputs(model) as blocks:
         out: Any = functional_call(model, dict(masters), (batch.noisy,), inputs)
     return out.sample, blocks
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Compute in bfloat16 inside, where the device is a GPU."""
+    # weights change between steps, so a cache of their casts would go stale
+    on_gpu = device.type == "cuda"
+    return torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if on_gpu else nullcontext()
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpqlab.calibration.batch import Batch, paired
 from dpqlab.calibration.config import CalibrationConfig, EStepSchedule, RevivalSchedule
-from dpqlab.calibration.data import Batch, CalibrationSource, paired
+from dpqlab.calibration.data import CalibrationSource
 from dpqlab.calibration.distiller import Distiller
 from dpqlab.calibration.masters import Snapshot, compressed_layers
 from dpqlab.calibration.moves import reassign_, revive_

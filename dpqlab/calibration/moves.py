@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dpqlab.calibration.data import Batch
+from dpqlab.calibration.batch import Batch
 from dpqlab.calibration.distiller import Distiller
 from dpqlab.calibration.estep import EStepConfig, assign_codes
 from dpqlab.calibration.masters import LATENT

@@ -49,8 +49,26 @@ def distillation(
     ConfigError
         If the two have different numbers of blocks.
     """
-    blocks = block_errors(student[1], teacher[1])
+    return distance_of(*distance_terms(student, teacher), feature_weight=feature_weight)
+
+
+def distance_terms(
+    student: tuple[Tensor, Sequence[Tensor]], teacher: tuple[Tensor, Sequence[Tensor]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the means over images that :func:`distance_of` needs; of pieces, they may be averaged.
+
+    The mean squared errors of the prediction and of each block's output (B,), and the teacher's
+    :func:`block_power`.
+    """
     output = (student[0].float() - teacher[0].float()).square().mean()
+    return output, block_misses(student[1], teacher[1]), block_power(teacher[1])
+
+
+def distance_of(
+    output: Tensor, misses: Tensor, power: Tensor, *, feature_weight: float = JUDGED_FEATURES
+) -> DistillationLoss:
+    """Return the distance that has the terms of :func:`distance_terms`."""
+    blocks = misses / power
     features = blocks.mean()
     total = output + feature_weight * features
     return DistillationLoss(total=total, output=output, features=features, blocks=blocks)
@@ -63,15 +81,19 @@ def block_errors(
 
     ``power`` (B,) is what they are relative to, if not to the teacher's own :func:`block_power`.
     """
+    misses = block_misses(student, teacher)
+    return misses / (block_power(teacher) if power is None else power)
+
+
+def block_misses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Return the mean squared error of each block's output, (B,)."""
     if len(student) != len(teacher) or not student:
         raise ConfigError(
             f"student has {len(student)} blocks, teacher {len(teacher)}: expected as many"
         )
-    missed = [
-        (mine.float() - theirs.float()).square().mean()
-        for mine, theirs in zip(student, teacher, strict=True)
-    ]
-    return torch.stack(missed) / (block_power(teacher) if power is None else power)
+    pairs = zip(student, teacher, strict=True)
+    missed = [(mine.float() - theirs.float()).square().mean() for mine, theirs in pairs]
+    return torch.stack(missed)
 
 
 def block_power(blocks: Sequence[Tensor]) -> Tensor:

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dpqlab.calibration.batch import Batch
 from dpqlab.calibration.config import CalibrationConfig
-from dpqlab.calibration.data import Batch
 from dpqlab.calibration.masters import Snapshot
 from dpqlab.checkpoint.whole import write_whole
 from dpqlab.errors import CheckpointError

@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
-def with_less(run: Callable[[int], Found], amount: int, least: int = 1) -> Found:
+def with_less(run: Callable[[int], Found], amount: int, least: int = 1, *, tries: int = 1) -> Found:
     """Run with an amount of scratch memory; where memory runs out, with half of it, and so on.
 
     Parameters
@@ -36,6 +36,9 @@ def with_less(run: Callable[[int], Found], amount: int, least: int = 1) -> Found
         Takes the amount, and begins anew whenever it is called.
     amount, least
         To begin with, and below which the error is raised.
+    tries
+        How often each amount is tried: 2 where less would change the result, if only by rounding,
+        for what another program took may be back a moment later.
 
     Raises
     ------
@@ -51,11 +54,14 @@ def with_less(run: Callable[[int], Found], amount: int, least: int = 1) -> Found
     >>> with_less(run, 8)
     'done with 2'
     """
+    left = tries
     while True:
         try:
             return run(amount)
         except (MemoryError, RuntimeError) as error:
-            if amount // 2 < least or not is_out_of_memory(error):
+            left -= 1
+            if not is_out_of_memory(error) or (not left and amount // 2 < least):
                 raise
         # here the error is gone, and with it all that its frames held
-        amount //= 2
+        if not left:
+            amount, left = amount // 2, tries

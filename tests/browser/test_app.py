@@ -87,7 +87,9 @@ class Visitor:
 
     def says(self, where: str, words: str) -> str:
         """Wait until a line says something, if only for one frame, and return all of it."""
-        said = f"([where, words]) => {{ const t = {TEXT}(where); return RegExp(words).test(t) && t }}"
+        said = (
+            f"([where, words]) => {{ const t = {TEXT}(where); return RegExp(words).test(t) && t }}"
+        )
         found = self.page.wait_for_function(said, arg=[where, words], timeout=PATIENCE)
         return str(found.json_value())
 

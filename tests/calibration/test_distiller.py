@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dpqlab.calibration import Batch, LatentConfig, Objective, distillation, distiller, paired
+from dpqlab.calibration import Batch, LatentConfig, Objective, distillation, judging, paired
 from dpqlab.calibration.distiller import Distiller
 from dpqlab.calibration.forward import predict
 from dpqlab.calibration.masters import masters_of, rounded, store_masters_
@@ -203,7 +203,7 @@ def test_a_large_held_out_batch_is_judged_in_pieces(
     student, teacher, batch, config, data, monkeypatch
 ):
     whole = distiller_of(student, teacher, config, batch, data).judge(batch)
-    monkeypatch.setattr(distiller, "JUDGED_AT_ONCE", 3)
+    monkeypatch.setattr(judging, "AT_ONCE", 3)
     with forwards_of(student) as sizes:
         apart = distiller_of(student, teacher, config, batch, data).judge(batch)
     assert sizes == [3, 3, 2]

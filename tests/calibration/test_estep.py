@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from dpqlab.calibration.data import Batch, CalibrationData
+from dpqlab.calibration.batch import Batch
+from dpqlab.calibration.data import CalibrationData
 from dpqlab.calibration.estep import EStepConfig, assign_codes
 from dpqlab.core import CodebookCodec
 from dpqlab.core.assignment import AssignmentConfig

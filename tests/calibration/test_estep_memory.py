@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from dpqlab.calibration.data import Batch, CalibrationData
+from dpqlab.calibration.batch import Batch
+from dpqlab.calibration.data import CalibrationData
 from dpqlab.calibration.estep import EStepConfig, assign_codes
 from dpqlab.checkpoint.dense import open_dense
 from dpqlab.checkpoint.lending import lent_model

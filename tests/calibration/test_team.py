@@ -12,39 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dpqlab.calibration import (
-    CalibrationConfig,
-    EStepSchedule,
-    LatentConfig,
-    Objective,
-    RevivalSchedule,
-    calibrate,
-)
+from dpqlab.calibration import Objective, calibrate
 from dpqlab.calibration.phases import Lesson, Parts, team_step
 from dpqlab.distributed import Team
 from dpqlab.errors import ConfigError
-from tests.calibration.conftest import CONFIG, QUICK
+from tests.calibration.kinds import AFTER_CHOICES, CHOSEN, SETTINGS, SHORT, TOLERANCE
 from tests.calibration.states import codes_of, course, state_of
 from tests.teams import in_team
-
-SHORT = replace(CONFIG, steps=12, every=4)
-SETTINGS: dict[str, CalibrationConfig] = {
-    "fixed codes": SHORT,
-    "guided": replace(SHORT, objective=Objective(guidance=1.5, ddpm=0.5)),
-    "ddpm alone": replace(SHORT, objective=Objective(output=0.0, features=0.0, ddpm=1.0)),
-    "one e-step": replace(SHORT, e_step=EStepSchedule(every=99, batches=2, settings=QUICK)),
-    "e-steps": replace(SHORT, e_step=EStepSchedule(every=6, batches=2, settings=QUICK)),
-    "latents": replace(
-        SHORT, latent=LatentConfig(learning_rate=0.02), revival=RevivalSchedule(every=5)
-    ),
-}
-TOLERANCE = 1e-4
-"""Of the held-out losses, relative. Gradients are sums of the same terms in another order; Adam
-divides small ones by their own size, so that what is lost in rounding moves a codeword."""
-AFTER_CHOICES = 5e-3
-"""The same where codes are chosen by what was trained: attention sees nothing of the keys' biases,
-which rounding alone moves, and the E-step fits the keys' codes to what these leave."""
-CHOSEN = ("e-steps", "latents")
 
 
 def member(team: Team, compressed: Any, teacher: Any, data: Any, out: Path) -> None:

@@ -53,3 +53,16 @@ def test_what_does_not_fit_at_all_is_raised(error: Exception, calls: int) -> Non
         with_less(run, 8, least=2)
     assert caught.value is error
     assert len(tried) == calls
+
+
+@pytest.mark.parametrize(("misses", "expected"), [(1, [8, 8]), (2, [8, 8, 4]), (3, [8, 8, 4, 4])])
+def test_an_amount_may_be_tried_twice(misses: int, expected: list[int]) -> None:
+    tried: list[int] = []
+
+    def run(amount: int) -> None:
+        tried.append(amount)
+        if len(tried) <= misses:
+            raise MemoryError
+
+    with_less(run, 8, tries=2)
+    assert tried == expected
