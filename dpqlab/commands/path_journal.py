@@ -77,7 +77,7 @@ def _path(entry: JournalEntry) -> PoolPath:
         entries = stored[f"{i}.entries"]
         return tuple(
             Encoded(
-                codes=stored[f"{i}.{j}.codes"].long(),
+                codes=stored[f"{i}.{j}.codes"],
                 pool=Pool(
                     entries=entries,
                     base=stored[f"{i}.{j}.base"],
@@ -86,7 +86,7 @@ def _path(entry: JournalEntry) -> PoolPath:
                 scope_of=stored[f"{j}.scope_of"],
                 scale=stored.get(f"{i}.{j}.scale"),
                 shape=shape,
-            )
+            ).narrow()
             for j, shape in enumerate(shapes)
         )
 

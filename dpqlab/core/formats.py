@@ -8,7 +8,7 @@ lies between, see ``codecs.py``). A :class:`ScalarCodec` rounds every weight to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self, get_args
 
 import torch
@@ -186,7 +186,8 @@ class Encoded:
     Attributes
     ----------
     codes
-        int64 of shape (out, m), each below the size of its scope's codebook.
+        Integers of shape (out, m), each below the size of its scope's codebook; int64, or what
+        :meth:`narrow` makes of them.
     pool
         The codewords; several layers may hold the same pool, or the same entries with tables of
         their own.
@@ -215,6 +216,14 @@ class Encoded:
                 f"scope_of {(m,)} and scale {(rows,)} or None: got {tuple(self.codes.shape)}, "
                 f"{tuple(self.scope_of.shape)} and {scale}"
             )
+
+    def narrow(self) -> Encoded:
+        """Return the same with codes of 2 or 4 bytes: for where those of many layers are held.
+
+        Not of one byte: torch takes uint8 for a mask where it is given as an index.
+        """
+        small = torch.int16 if max(self.pool.sizes) <= 1 << 15 else torch.int32
+        return replace(self, codes=self.codes.to(small))
 
     @property
     def code_bits(self) -> int:

@@ -109,11 +109,19 @@ def reencode(
         )
     points = unit_points(member).transpose(0, 1)
     root = position_moments(member).sqrt()[:, None]
-    codes = torch.empty(encoded.codes.shape, dtype=torch.int64, device=weight.device)
+    codes = torch.empty(
+        encoded.codes.shape, dtype=_codes_dtype(encoded, pool), device=weight.device
+    )
     for g, books, real in position_books(pool, encoded.scope_of):
         near = torch.where(real[..., None], books * root[g], _FAR)
         codes[:, g] = assigner((points[g] * root[g]).float(), near.float()).T
     return replace(encoded, codes=codes, pool=pool)
+
+
+def _codes_dtype(encoded: Encoded, pool: Pool) -> torch.dtype:
+    """Codes that were narrow stay so, if the new pool's fit."""
+    dtype = encoded.codes.dtype
+    return dtype if max(pool.sizes) - 1 <= torch.iinfo(dtype).max else torch.int64
 
 
 def refit(weight: torch.Tensor, encoded: Encoded, moments: torch.Tensor | None = None) -> Encoded:

@@ -182,7 +182,7 @@ def _members(
         known = inputs[name]
         gram = known if known.ndim == 2 else None
         moments = known if gram is None else gram.diagonal()
-        whole = replace(part, pool=shared)
+        whole = replace(part, pool=shared).narrow()
         weight, read = weights[name], None
         if isinstance(weight, LazyWeight):
             weight, read = torch.empty(weight.shape, device="meta"), weight.read

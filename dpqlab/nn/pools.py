@@ -194,7 +194,7 @@ def _member(
 ) -> Member:
     """Encode a layer that is to be squeezed with others."""
     values = weight.read()
-    encoded = encode(values, codec, pool, assigner=best_assigner(values.device))
+    encoded = encode(values, codec, pool, assigner=best_assigner(values.device)).narrow()
     if values.device.type != "cpu":
         return Member(weight=values, encoded=encoded, moments=moments)
     shape_only = torch.empty(weight.shape, device="meta")

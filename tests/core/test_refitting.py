@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpqlab.core import Member, Pool, reencode, refit, refit_members
+from dpqlab.core import Encoded, Member, Pool, reencode, refit, refit_members
+from dpqlab.core.importance import importance_of_members
 from dpqlab.core.refitting import weighted_errors
 from dpqlab.errors import ConfigError, ShapeError
 from tests.core.test_importance import CASES, random_case, sub_vector_error
@@ -77,6 +78,40 @@ def test_refitting_is_least_squares() -> None:
     (missed.square() * member.moments.double()).sum().backward()
     assert values.grad is not None
     assert float(values.grad.abs().max()) < 1e-9
+
+
+@given(**CASES)
+@settings(max_examples=40)
+def test_narrow_codes_change_nothing(**case: Any) -> None:
+    member = random_case(**case)
+    narrow = replace(member, encoded=member.encoded.narrow())
+    assert narrow.encoded.codes.dtype == torch.int16
+    assert weighted_errors(narrow) == weighted_errors(member)
+    for measure in ("usage", "weighted", "removal"):
+        expected = importance_of_members([member], measure)
+        assert torch.equal(importance_of_members([narrow], measure), expected)
+    fitted, expected = (refit(one.weight, one.encoded, one.moments) for one in (narrow, member))
+    assert torch.equal(fitted.pool.entries, expected.pool.entries)
+    again = reencode(narrow.weight, fitted, fitted.pool, narrow.moments)
+    assert again.codes.dtype == torch.int16
+    other = reencode(member.weight, expected, expected.pool, member.moments)
+    assert torch.equal(again.codes.long(), other.codes)
+
+
+def test_codes_are_as_narrow_as_the_largest_codebook_allows() -> None:
+    for size, dtype in ((1 << 15, torch.int16), ((1 << 15) + 1, torch.int32)):
+        pool = Pool(entries=torch.zeros(size, 1).half(), base=torch.tensor([0, size]))
+        last = torch.tensor([[size - 1]])
+        encoded = Encoded(
+            codes=last, pool=pool, scope_of=torch.tensor([0]), scale=None, shape=(1, 1)
+        )
+        narrow = encoded.narrow()
+        assert narrow.codes.dtype == dtype
+        assert narrow.codes.long().equal(last)
+        # and a pool that grew beyond them gets wide ones
+        grown = Pool(entries=torch.zeros(40_000, 1).half(), base=torch.tensor([0, 40_000]))
+        again = reencode(torch.zeros(1, 1), narrow, grown)
+        assert torch.iinfo(again.codes.dtype).max >= 40_000
 
 
 def test_members_are_refitted_together() -> None:

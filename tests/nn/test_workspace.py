@@ -48,10 +48,10 @@ def test_more_blocks_add_what_they_store_and_no_more() -> None:
 def test_a_squeezed_pool_holds_the_codes_of_all_its_layers() -> None:
     wide: dict[str, Any] = {"num_attention_heads": 8, "attention_head_dim": 64}
     coding = Coding(codec=KIND, pool=PoolConfig())
-    shapes = [forecast(coding, num_layers=n, **wide) for n in (20, 40)]
+    shapes = [forecast(coding, num_layers=n, **wide) for n in (80, 160)]
     layer = 6 * 512**2
-    assert shapes[0].working == 32 * layer + 32 * 20 * layer // 4
-    assert shapes[1].working == 32 * layer + 32 * 40 * layer // 4
+    assert shapes[0].working == 32 * layer + 8 * 80 * layer // 4
+    assert shapes[1].working == 32 * layer + 8 * 160 * layer // 4
     assert shapes[1].layer.endswith("norm1.linear")
 
 
