@@ -25,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpqlab.calibration import noisy_batch, warmup_cosine
+from dpqlab.calibration import Batch, noisy_batch, warmup_cosine
 from dpqlab.checkpoint.atomic import staged_folder
 from dpqlab.checkpoint.whole import write_whole
+from dpqlab.core.memory import with_less
 from dpqlab.diffusion.dit import make_dit
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.sampling import SampleRequest, sample_images
@@ -89,6 +90,7 @@ class Training:
         self.config, self.device, self.step, self.elapsed = config, team.device, 0, 0.0
         self.geometry, self.team = geometry, team
         self.caution, self.lowest = 1.0, math.inf
+        self.at_once = config.batch // team.world  # images; fewer once memory has run out
         # of the batches: a resumed run goes on with the draws of an uninterrupted one
         self.generator = torch.Generator(team.device).manual_seed(config.seed + 1009 * team.rank)
         self.model: Any = self._new_model().train()
@@ -129,6 +131,28 @@ class Training:
         for name, parameter in self.ema.named_parameters():
             tensors[f"ema.{name}"] = parameter
         save_state(path, tensors, self.run)
+
+    def learn(self, batch: Batch) -> Tensor:
+        """Find the gradients, and return the loss; in pieces from where memory has run out on."""
+
+        def learned(at_once: int) -> Tensor:
+            self.at_once = at_once
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = [self._learned(p, len(p) / len(batch)) for p in batch.pieces(at_once)]
+            return torch.stack(losses).sum()
+
+        return with_less(learned, self.at_once, tries=2)
+
+    def _learned(self, piece: Batch, share: float) -> Tensor:
+        on_gpu = self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
+            predicted = self.model(
+                piece.noisy, timestep=piece.timesteps, class_labels=piece.labels
+            ).sample
+        assert piece.target is not None
+        loss = F.mse_loss(predicted.float(), piece.target) * share
+        loss.backward()
+        return loss.detach()
 
     def snapshot(self) -> list[Tensor]:
         """Return a copy of the weights and their running mean."""
@@ -211,14 +235,7 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
             generator=state.generator,
             prediction=config.prediction,
         )
-        with torch.autocast(state.device.type, torch.bfloat16, enabled=state.device.type == "cuda"):
-            predicted = state.model(
-                batch.noisy, timestep=batch.timesteps, class_labels=batch.labels
-            ).sample
-        assert batch.target is not None
-        loss = F.mse_loss(predicted.float(), batch.target)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = state.learn(batch)
         team.average_([p.grad for p in parameters if p.grad is not None])
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         state.optimizer.step()
@@ -226,7 +243,7 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
         decay = min(config.ema, (state.step + 1) / (state.step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(averages, parameters, 1 - decay)
-        total += loss.detach()
+        total += loss
         state.step += 1
         if state.step % every == 0:
             mean = team.agreed(total.item() / every)

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 import torch
 
 from dpqlab.calibration import calibrate, paired
 from tests.calibration.kinds import AFTER_CHOICES, CHOSEN, SETTINGS, SHORT, TOLERANCE
 from tests.calibration.states import codes_of, same, state_of
-
-SAYS = "DefaultCPUAllocator: can't allocate memory"
-
-
-@contextmanager
-def room(models: list[Any], fits: Callable[[int], bool]) -> Iterator[list[int]]:
-    """Let passes of batches that do not fit fail in their last block; lists the others."""
-    passed: list[int] = []
-
-    def enter(module: Any, args: Any, output: Any) -> None:
-        images = len(output)
-        if not fits(images):
-            raise RuntimeError(SAYS)
-        passed.append(images)
-
-    hooks = [m.transformer_blocks[-1].register_forward_hook(enter) for m in models]
-    try:
-        yield passed
-    finally:
-        for hook in hooks:
-            hook.remove()
+from tests.little_memory import room
 
 
 @pytest.mark.parametrize("name", SETTINGS)

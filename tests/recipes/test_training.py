@@ -30,6 +30,7 @@ from recipes.training import (
     train,
 )
 from recipes.training_files import read_log, write_log
+from tests.little_memory import room
 from tests.recipes.conftest import GEOMETRY
 from tests.teams import alone, in_team
 
@@ -215,6 +216,28 @@ def test_a_seed_decides_everything(arrays):
         return [record.loss for record in train(state, images, labels, every=1)]
 
     assert losses(1) == losses(1) != losses(2)
+
+
+def test_where_memory_runs_out_pieces_of_a_batch_teach_the_same(arrays):
+    images, labels = arrays
+    courses: list[list[float]] = []
+    for most in (8, 3):
+        state = Training(CONFIG, GEOMETRY, ALONE)
+        with room([state.model], lambda size, most=most: size <= most) as passed:
+            courses.append([record.loss for record in train(state, images, labels, every=1)])
+        assert max(passed) == (8 if most == 8 else 2)
+    assert courses[1] == pytest.approx(courses[0], rel=1e-4)
+
+
+def test_memory_that_is_back_at_once_changes_nothing(arrays):
+    images, labels = arrays
+    whole, state = (Training(CONFIG, GEOMETRY, ALONE) for _ in range(2))
+    list(train(whole, images, labels, every=4))
+    fates = iter([True, False] * 20)
+    with room([state.model], lambda size: next(fates)):
+        list(train(state, images, labels, every=4))
+    expected, found = everything(whole), everything(state)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_run_can_start_from_averaged_weights_alone(arrays, tmp_path):
