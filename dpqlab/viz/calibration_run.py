@@ -25,14 +25,13 @@ from dpqlab.viz.theme import (
     ORANGE,
     PURPLE,
     VERMILION,
+    dash_of,
     plain,
     themed,
 )
 
 FAMILIES = {"vq": "VQ", "pq": "PQ", "dpq": "DPQ", "best": "Best"}
 """Family of a run, for its colour and marker, by the first word of its name."""
-DASHES = ((1.2, "solid"), (1.5, "dash"), (float("inf"), "dot"))
-"""Up to how many true bits the line of a run is drawn so."""
 BEYOND = 0.35  # decades: labels that plotly shows if it leaves them room
 LOWEST, HIGHEST = 1e-3, 1.0
 """Range of the colours of the blocks' errors, the same for every run."""
@@ -214,7 +213,7 @@ def _draw_run(figure: go.Figure, recording: Recording) -> None:
         line={
             "color": colour,
             "width": 2,
-            "dash": next(dash for most, dash in DASHES if recording.true_bits < most),
+            "dash": dash_of(recording.true_bits),
         },
         marker={"symbol": symbol, "size": 6},
         hovertemplate=f"{title}<br>step %{{x:,}}: %{{y:.4f}}<extra></extra>",

@@ -14,7 +14,7 @@ from dpqlab.errors import ConfigError
 from dpqlab.tracing import Measure, Trace
 from dpqlab.viz.error_map_layout import Grid, layout_of, name_of
 from dpqlab.viz.log_axis import log_ticks, tick_labels
-from dpqlab.viz.theme import plain
+from dpqlab.viz.theme import dash_of, plain
 from dpqlab.viz.trace_pictures import ROWS, check_image, common_gain, png_uri, strip
 from dpqlab.viz.trace_scale import (
     check_alike,
@@ -175,7 +175,11 @@ def _line(trace: Trace) -> dict[str, Any]:
         "type": "scatter",
         "mode": "lines+markers",
         "name": label(trace),
-        "line": {"color": colour_of(trace.name), "width": 2},
+        "line": {
+            "color": colour_of(trace.name),
+            "width": 2,
+            "dash": dash_of(trace.about.true_bits),
+        },
         "marker": {"symbol": symbol_of(trace.name), "size": 6},
     }
 

@@ -34,6 +34,9 @@ FAMILY_SYMBOLS = {
     "Best": "star",
 }
 
+DASHES = ((1.2, "solid"), (1.5, "dash"), (float("inf"), "dot"))
+"""Up to how many true bits a line is drawn so, where lines of one family stand together."""
+
 PARTS = {
     "codes": (BLUE, "codes"),
     "pool": (ORANGE, "codebooks"),
@@ -52,6 +55,11 @@ AXIS: dict[str, Any] = {
     "automargin": True,
 }
 """Of every axis."""
+
+
+def dash_of(true_bits: float) -> str:
+    """Return the dash of a line, which tells sizes of a family apart."""
+    return next(dash for most, dash in DASHES if not true_bits >= most)
 
 
 def plain(name: str) -> str:

@@ -160,6 +160,13 @@ def test_what_cannot_be_drawn(call, message):
         call()
 
 
+def test_two_sizes_of_a_family_can_be_told_apart():
+    figure = error_map([make_trace("best-2bit", bits=2.0), make_trace("best-1bit", bits=1.09)])
+    lines = [trace.line for trace in figure.data if trace.type == "scatter"]
+    assert len({line.color for line in lines}) == 1
+    assert [line.dash for line in lines] == ["dot", "solid"] * 2
+
+
 def test_names_and_colours():
     assert family_of_name("fashion-dit-best-2bit") == "Best"
     assert family_of_name("somebody") == ""
