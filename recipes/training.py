@@ -17,6 +17,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from dpqlab.calibration import Batch, noisy_batch, warmup_cosine
 from dpqlab.checkpoint.atomic import staged_folder
+from dpqlab.checkpoint.lock import exclusive
 from dpqlab.checkpoint.whole import write_whole
 from dpqlab.core.memory import with_less
 from dpqlab.diffusion.dit import make_dit
@@ -323,7 +325,8 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
         learning_rate=args.rate,
         seed=args.seed,
     )
-    with team_of() as team:
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with team_of() as team, exclusive(args.out) if team.leads else nullcontext():
         state = Training(config, recipe.geometry, team)
         if args.resume and (args.out / CHECKPOINT).exists():
             state.load(args.out / CHECKPOINT)

@@ -20,6 +20,7 @@ LOCKED = {
     "calibrate": ".m.calibration.lock",
     "evaluate": "m.partial",
     "trace": "m.npz.partial",
+    "train": ".m.lock",
 }
 """What a job locks, in its folder."""
 HELD = ("in use by another process", "held by another process")
@@ -32,7 +33,7 @@ def second_jobs(place: Place, job: Job, base: Whole) -> Iterator[Trouble]:
     place.fresh()
     half = place.run(job, fault=Fault(kind="kill", step=base.outcome.steps // 2))
     lock = place.folder / LOCKED[job.name]
-    lock.touch() if job.name == "calibrate" else lock.mkdir(exist_ok=True)
+    lock.touch() if lock.suffix == ".lock" else lock.mkdir(exist_ok=True)
     with held(lock):
         refused = place.run(job, job.resume)
     said = refused.code == 2 and any(sign in refused.err for sign in HELD)

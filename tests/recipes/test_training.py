@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dpqlab.checkpoint.lock import exclusive
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.distributed import Team
@@ -323,6 +324,17 @@ def test_the_log_of_a_killed_run_loses_what_is_done_again(tmp_path):
     assert read_log(tmp_path / "log", 4) == [{"step": 2}, {"step": 4}]
     (tmp_path / "log").write_text('{"step": 2}\n{"st')
     assert read_log(tmp_path / "log", 4) == []
+
+
+def test_a_second_run_into_one_folder_is_refused(data_folder, tmp_path):
+    arguments = ["--data", str(data_folder), "--out", str(tmp_path / "new" / "run")]
+    (tmp_path / "new").mkdir()
+    with (
+        exclusive(tmp_path / "new" / "run"),
+        pytest.raises(CheckpointError, match="held by another process"),
+    ):
+        main(RECIPE, arguments)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
