@@ -20,6 +20,7 @@ what steps hand on.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpqlab.core.memory import with_less
 from dpqlab.diffusion.sampling import SampleRequest, SampleStep, to_uint8
 from dpqlab.errors import ConfigError, ShapeError
 from dpqlab.nn.linear import hold_decoded
@@ -103,8 +105,9 @@ def trace_steps(
     """Trace a student beside its teacher: all steps of a batch of images, then the next batch.
 
     It takes four forward passes a step: the teacher's, and one of the student for each measure. At
-    any time it holds the activations of one pass of one batch. Between two records both models are
-    free: nothing is hooked to them.
+    any time it holds the activations of one pass of one batch; where memory runs out as a batch
+    begins, that one and those after it are of half as many images, and so on. Between two records
+    both models are free: nothing is hooked to them.
 
     Parameters
     ----------
@@ -152,15 +155,24 @@ def _steps(
     branches = config.branch_names(request.guidance)
     images = len(request.labels)
     started, done = time.monotonic(), 0
+    first, size = start, config.batch
+
+    def opened(size: int) -> tuple[SampleRequest, _Measured, Iterator[_Measured]]:
+        """Take the first step of a batch: no later one needs more memory."""
+        part = replace(
+            request,
+            labels=request.labels[first : first + size],
+            first_index=request.first_index + first,
+        )
+        runs = pair.draw(pair.teacher, part), pair.draw(pair.student, part)
+        steps = _batch(pair, runs, teacher, student, len(branches))
+        return part, next(steps), steps
+
     with hold_decoded(pair.teacher), hold_decoded(pair.student):
-        for first in range(start, images, config.batch):
-            part = replace(
-                request,
-                labels=request.labels[first : first + config.batch],
-                first_index=request.first_index + first,
-            )
-            runs = pair.draw(pair.teacher, part), pair.draw(pair.student, part)
-            for measured in _batch(pair, runs, teacher, student, len(branches)):
+        while first < images:
+            part, opening, later = with_less(opened, size, tries=2)
+            size = len(part.labels)
+            for measured in itertools.chain([opening], later):
                 theirs, mine = measured.states
                 done += len(part.labels)
                 seconds = time.monotonic() - started
@@ -178,6 +190,7 @@ def _steps(
                     seconds=seconds,
                     remaining=seconds * (theirs.total * (images - start) / done - 1),
                 )
+            first += size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,6 +17,7 @@ from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.errors import ConfigError, ShapeError
 from dpqlab.nn.taps import block_outputs
 from dpqlab.tracing import MEASURES, Pair, TraceConfig, trace, trace_steps
+from tests.little_memory import room
 from tests.tiny import TINY, tiny_dit
 from tests.tracing.conftest import CONFIG, REQUEST
 
@@ -134,9 +135,7 @@ def test_an_identical_student_has_no_error_at_all(teacher):
     assert (trace(Pair(teacher=teacher, student=teacher), REQUEST).energy == 0).all()
 
 
-@pytest.mark.parametrize("batch", [1, 5, 100])
-def test_the_batch_size_changes_nothing(pair, traced, batch):
-    other = trace(pair, REQUEST, replace(CONFIG, batch=batch))
+def check_same(other, traced):
     for name in ("energy", "norm", "output_energy", "latent_energy", "latent_norm", "image_error"):
         np.testing.assert_allclose(getattr(other, name), getattr(traced, name), rtol=2e-3)
     assert other.picture_steps == traced.picture_steps
@@ -144,6 +143,33 @@ def test_the_batch_size_changes_nothing(pair, traced, batch):
     moved = np.abs(other.counts - traced.counts).sum() / 2
     assert other.counts.sum() == traced.counts.sum()
     assert moved <= 0.005 * traced.counts.sum(), "tokens that rounding takes over an edge"
+
+
+@pytest.mark.parametrize("batch", [1, 5, 100])
+def test_the_batch_size_changes_nothing(pair, traced, batch):
+    check_same(trace(pair, REQUEST, replace(CONFIG, batch=batch)), traced)
+
+
+def test_where_memory_runs_out_batches_are_smaller(pair, traced):
+    """Guidance has two branches: two images make four."""
+    with room([pair.teacher, pair.student], lambda images: images <= 5) as passed:
+        steps = list(trace_steps(pair, REQUEST, replace(CONFIG, batch=5)))
+        check_same(trace(pair, REQUEST, replace(CONFIG, batch=5)), traced)
+    assert [step.count for step in steps if step.index == 0] == [2, 2, 1]
+    assert max(passed) == 4
+    with (
+        room([pair.student], lambda images: images < 2),
+        pytest.raises(RuntimeError, match="allocate memory"),
+    ):
+        trace(pair, REQUEST, CONFIG)
+
+
+def test_memory_that_is_back_at_once_changes_nothing(pair, traced):
+    fates = iter([True, True, False] + [True] * 200)
+    with room([pair.teacher, pair.student], lambda images: next(fates)):
+        other = trace(pair, REQUEST, CONFIG)
+    assert np.array_equal(other.energy, traced.energy)
+    assert np.array_equal(other.pictures, traced.pictures)
 
 
 def test_it_can_wait_and_the_models_can_be_used_meanwhile(pair, traced):
