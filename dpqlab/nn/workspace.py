@@ -10,7 +10,8 @@ its files. So the peak is that of the worst group: ::
                 of the layer that is being read
       coding    a layer in float32, its sub-vectors, codes and decoded values, and in float64 to
                 measure the error: 32 bytes for every weight of the largest layer; and where a pool
-                is squeezed, 8 for every code that shares it: int16, four versions of them
+                is squeezed, 12 for every code that shares it: int16, four versions, and room for one
+                layer's in int64
 
 The factors were set by what processes took for models of 38 to 670 M weights. The interpreter and
 its libraries come on top: :func:`dpqlab.nn.resident.resident_bytes` of a process that has them.
@@ -30,7 +31,7 @@ CODING = 32  # bytes for every weight of a layer while it is coded
 READING = 12  # and while it is looked at: as read, divided by its row scales, drawn from
 VALUE = 20  # bytes for every value that k-means looks at: five copies on their way through it
 POINT = 24  # bytes for every sub-vector there: codes, distances, chances
-HELD = 8  # bytes for every code of a pool that is squeezed
+HELD = 12  # bytes for every code of a pool that is squeezed
 
 
 @dataclass(frozen=True, kw_only=True)

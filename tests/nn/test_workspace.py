@@ -50,8 +50,8 @@ def test_a_squeezed_pool_holds_the_codes_of_all_its_layers() -> None:
     coding = Coding(codec=KIND, pool=PoolConfig())
     shapes = [forecast(coding, num_layers=n, **wide) for n in (80, 160)]
     layer = 6 * 512**2
-    assert shapes[0].working == 32 * layer + 8 * 80 * layer // 4
-    assert shapes[1].working == 32 * layer + 8 * 160 * layer // 4
+    assert shapes[0].working == 32 * layer + 12 * 80 * layer // 4
+    assert shapes[1].working == 32 * layer + 12 * 160 * layer // 4
     assert shapes[1].layer.endswith("norm1.linear")
 
 
