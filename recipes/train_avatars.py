@@ -7,8 +7,10 @@ python -m recipes.train_avatars --data FOLDER --out FOLDER [--seconds 900]
 
 from __future__ import annotations
 
+import sys
+
 from dpqlab.diffusion.dit import AVATARS_DIT
-from recipes.training import Recipe, TrainConfig, main
+from recipes.training import Recipe, TrainConfig, command
 
 # 256 tokens an image, five times those of fashion-dit: fewer images make as much work
 RECIPE = Recipe(
@@ -18,4 +20,4 @@ RECIPE = Recipe(
 )
 
 if __name__ == "__main__":
-    main(RECIPE)
+    sys.exit(command(RECIPE))

@@ -5,10 +5,12 @@ python -m recipes.train_fashion --out FOLDER [--data FOLDER] [--seconds 540]
 
 from __future__ import annotations
 
+import sys
+
 from dpqlab.diffusion.dit import FASHION_DIT
-from recipes.training import Recipe, TrainConfig, main
+from recipes.training import Recipe, TrainConfig, command
 
 RECIPE = Recipe(model="fashion-dit", geometry=FASHION_DIT, config=TrainConfig())
 
 if __name__ == "__main__":
-    main(RECIPE)
+    sys.exit(command(RECIPE))

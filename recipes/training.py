@@ -15,6 +15,7 @@ import dataclasses
 import io
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from dpqlab.calibration import Batch, noisy_batch, warmup_cosine
@@ -32,10 +34,12 @@ from dpqlab.checkpoint.lock import exclusive
 from dpqlab.checkpoint.whole import write_whole
 from dpqlab.core.memory import with_less
 from dpqlab.diffusion.dit import make_dit
+from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.sampling import SampleRequest, sample_images
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.distributed import Team, team_of
+from dpqlab.errors import CheckpointError, DPQError
 from dpqlab.evaluation.datasets import dataset_of
 from dpqlab.viz.images import sheet
 from recipes.training_files import CHECKPOINT, LOG, load_state, read_log, save_state, write_log
@@ -280,14 +284,33 @@ def sample_sheet(state: Training, path: Path, *, per_class: int = 8) -> None:
 
 
 def export(state: Training, folder: Path) -> None:
-    """Write the running-mean weights as bf16 shards in diffusers layout."""
+    """Write the running-mean weights as bf16 shards in diffusers layout, and read them again.
+
+    Raises
+    ------
+    CheckpointError
+        If they cannot be written; the state of the run is safe.
+    """
     model: Any = make_dit(state.geometry)
     model.load_state_dict(state.ema.state_dict())
     model = model.to(torch.bfloat16).eval()
     pipeline = PixelDiTPipeline(model, make_scheduler("ddim", prediction=state.config.prediction))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with staged_folder(folder) as staging:
-        pipeline.save_pretrained(staging, max_shard_size="15MB", safe_serialization=True)
+    needed = sum(p.numel() * p.element_size() for p in model.parameters())
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with staged_folder(folder) as staging:
+            pipeline.save_pretrained(staging, max_shard_size="15MB", safe_serialization=True)
+            written = load_pipeline(staging).transformer.state_dict()
+            for name, tensor in model.state_dict().items():
+                if not torch.equal(written[name], tensor):
+                    raise CheckpointError(f"{folder}: {name} is not what was written")
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(folder, error, f" ({needed} bytes are needed)") from error
+
+
+def _unwritten(path: Path, error: Exception, needs: str = "") -> CheckpointError:
+    said = getattr(error, "strerror", None) or error
+    return CheckpointError(f"could not write {path}: {said}{needs}; --resume goes on from here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,8 +322,18 @@ class Recipe:
     config: TrainConfig
 
 
+def command(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
+    """Run a recipe as a command, with an error as a sentence; return the exit code."""
+    try:
+        main(recipe, argv)
+    except DPQError as error:
+        sys.stderr.write(f"train: {error}\n")
+        return 2
+    return 0
+
+
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
-    """Run a recipe as a command."""
+    """Run a recipe."""
     dataset, default = dataset_of(recipe.model), recipe.config
     parser = argparse.ArgumentParser(description=f"Train {recipe.model}.")
     parser.add_argument(
@@ -325,7 +358,10 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
         learning_rate=args.rate,
         seed=args.seed,
     )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(args.out, error) from error
     with team_of() as team, exclusive(args.out) if team.leads else nullcontext():
         state = Training(config, recipe.geometry, team)
         if args.resume and (args.out / CHECKPOINT).exists():
@@ -338,7 +374,6 @@ def _run(state: Training, model: str, args: argparse.Namespace) -> None:
     arrays, targets = dataset_of(model).read(args.data, "train")
     images = torch.tensor(arrays, device=state.device)
     labels = torch.tensor(targets, device=state.device)
-    args.out.mkdir(parents=True, exist_ok=True)
     if state.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         for block in state.model.transformer_blocks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,19 +31,13 @@ def dpqlab(arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> int:
     """Run the recipe that trains ``fashion-dit``, on the tiny geometry."""
-    from dpqlab.errors import DPQError
     from recipes import training
 
     # what takes long is to draw the sheets: one image a class is enough here
     training.sample_sheet = partial(training.sample_sheet, per_class=1)
     geometry = TINY | {"patch_size": 7}
     recipe = training.Recipe(model="fashion-dit", geometry=geometry, config=training.TrainConfig())
-    try:
-        training.main(recipe, arguments)
-    except DPQError as error:
-        sys.stderr.write(f"train: {error}\n")
-        return 2
-    return 0
+    return training.command(recipe, arguments)
 
 
 def prepare(arguments: list[str]) -> int:

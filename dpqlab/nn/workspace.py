@@ -10,8 +10,8 @@ its files. So the peak is that of the worst group: ::
                 of the layer that is being read
       coding    a layer in float32, its sub-vectors, codes and decoded values, and in float64 to
                 measure the error: 32 bytes for every weight of the largest layer; and where a pool
-                is squeezed, 12 for every code that shares it: int16, four versions, and room for one
-                layer's in int64
+                is squeezed, 12 for every code that shares it: int16, four versions, and room for
+                one layer's in int64
 
 The factors were set by what processes took for models of 38 to 670 M weights. The interpreter and
 its libraries come on top: :func:`dpqlab.nn.resident.resident_bytes` of a process that has them.

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from dpqlab.checkpoint.lock import exclusive
 from dpqlab.diffusion.models import load_pipeline
+from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.distributed import Team
 from dpqlab.errors import CheckpointError
@@ -26,6 +27,8 @@ from recipes.training import (
     TrainConfig,
     Training,
     TrainRecord,
+    command,
+    export,
     learning_rate,
     main,
     train,
@@ -334,7 +337,29 @@ def test_a_second_run_into_one_folder_is_refused(data_folder, tmp_path):
         pytest.raises(CheckpointError, match="held by another process"),
     ):
         main(RECIPE, arguments)
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list((tmp_path / "new" / "run").iterdir()) == []
+
+
+def test_an_export_that_lost_a_file_is_refused(arrays, tmp_path, monkeypatch):
+    written = PixelDiTPipeline.save_pretrained
+
+    def lossy(self, folder, **settings):
+        written(self, folder, **settings)
+        next(Path(folder).rglob("*.safetensors")).unlink()
+
+    monkeypatch.setattr(PixelDiTPipeline, "save_pretrained", lossy)
+    with pytest.raises(CheckpointError):
+        export(Training(CONFIG, GEOMETRY, ALONE), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_sentences(data_folder, tmp_path, capsys):
+    (tmp_path / "file").write_bytes(b"")
+    arguments = ["--data", str(data_folder), "--out", str(tmp_path / "file" / "run")]
+    assert command(RECIPE, arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("train: could not write ")
+    assert said.count("\n") == 1
 
 
 def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
