@@ -1,4 +1,4 @@
-"""The table of SECURITY.md: what was aimed at, what was measured, and whether it holds.
+"""The tables of SECURITY.md: what was aimed at, what was measured, and whether it holds.
 
 With the standard library alone, as a commit hook makes it.
 """
@@ -10,17 +10,23 @@ from pathlib import Path
 from benchmarks import record
 from benchmarks.markdown import MISSING, Record, quantity, table
 from benchmarks.release_check import PARTS
-from benchmarks.reliability import RAN, status_of, verdict
+from benchmarks.reliability import HELD, RAN, status_of, verdict
 
+JOBS = PARTS["jobs"].suite
+NAMES = ("compress", "prune", "calibrate", "evaluate", "trace", "sample", "train")
+"""Of the jobs, in the order of the columns."""
 HEADER = ("part", "what", "measure", "verdict", "value", "goal")
 
 
 def reliability_table(folder: Path = record.RESULTS) -> str:
-    """A line for each row of the suites ``reliability-*``; parts without a record say so."""
+    """A line for each row of the suites ``reliability-*``; parts without a record say so.
+
+    The jobs have a table of their own.
+    """
     rows: list[tuple[str, ...]] = []
     sources: list[Record] = []
     for part in PARTS.values():
-        if not part.suite.startswith("reliability-"):
+        if not part.suite.startswith("reliability-") or part.suite == JOBS:
             continue  # the table of the app stands in the README
         found = list(record.latest(part.suite, folder).values())
         sources += found
@@ -28,6 +34,29 @@ def reliability_table(folder: Path = record.RESULTS) -> str:
         if not found:
             rows.append((part.title, MISSING, MISSING, "not run yet", MISSING, MISSING))
     return table(HEADER, rows, sources, words=4)
+
+
+def jobs_table(folder: Path = record.RESULTS) -> str:
+    """A line for each thing that may happen to a job, a column for each job."""
+    found = record.latest(JOBS, folder)
+    metrics = list(dict.fromkeys(metric for _, metric in found))
+    odd = sorted({row for row, _ in found} - set(NAMES))
+    if odd:
+        raise ValueError(f"no column for {', '.join(odd)}: add it to NAMES")
+    rows = [
+        (metric, *(_attempts(found.get((name, metric))) for name in NAMES)) for metric in metrics
+    ]
+    return table(("what happens", *NAMES), rows, list(found.values()), words=1)
+
+
+def _attempts(measured: Record | None) -> str:
+    if measured is None:
+        return MISSING
+    held, details = verdict(measured), measured["details"]
+    if not {"good", "attempts"} <= details.keys():
+        return held
+    counted = f"{details['good']:,} of {details['attempts']:,}"
+    return counted if held == HELD else f"{held}: {counted}"
 
 
 def _row(title: str, measured: Record) -> tuple[str, ...]:

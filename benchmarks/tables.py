@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks import quality_tables as quality
 from benchmarks import record
 from benchmarks.markdown import MISSING, quantity, table
-from benchmarks.reliability_tables import reliability_table
+from benchmarks.reliability_tables import jobs_table, reliability_table
 from benchmarks.speed_tables import one_bit_speed_table, speed_table
 
 DOCUMENTS = tuple(
@@ -77,6 +77,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "one-bit-speed": one_bit_speed_table,
     "app": app_table,
     "reliability": reliability_table,
+    "jobs": jobs_table,
 }
 
 

@@ -185,6 +185,7 @@ def test_security_shows_what_was_measured():
     assert ROOT / "SECURITY.md" in tables.DOCUMENTS
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert "<!-- table:reliability -->" in text
+    assert "<!-- table:jobs -->" in text
     for heading in ("Reporting a vulnerability", "What is promised", "What is not promised"):
         assert f"## {heading}\n" in text
 
