@@ -1,14 +1,15 @@
 """How good a bundled model is at each size: the main table of docs/results.md.
 
     python -m benchmarks.fashion [--rows teacher vq-1bit vq-1bit-calibrated ...] [--images 10000]
-    python -m benchmarks.fashion --model avatars-dit
+    python -m benchmarks.fashion --model avatars-dit --bf16
 
 A row is the full-precision ``teacher``, a preset compressed on the spot (``pq-1bit``), or a bundled
 calibrated checkpoint (``pq-1bit-calibrated``). All draw the same seeds and labels: 50 DDIM steps,
 guidance 1.5. FCD to the training images with its interval, excess FCD against the teacher at other
 seeds, precision and recall, fidelity to the teacher; sizes from the ledger and from the files.
 Records go to the suite of the model's name: ``fashion.jsonl``, ``avatars.jsonl``. Eleven rows of
-10,000 images of ``fashion-dit`` take about five minutes on one H100, and a day on two CPU cores.
+10,000 images of ``fashion-dit`` take about five minutes on one H100, and a day on two CPU cores. An
+image of ``avatars-dit`` is five times the work: there a GPU draws in bf16, by compiled blocks.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import copy
 import dataclasses
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import RESULTS, append, make_record, suite_of
+from dpqlab.calibration.forward import compiled_blocks
 from dpqlab.checkpoint import save_compressed
 from dpqlab.core import ModelLedger
 from dpqlab.diffusion import (
@@ -45,6 +49,7 @@ from dpqlab.evaluation.reference import Reference
 from dpqlab.evaluation.sizes import size_figures
 from dpqlab.evaluation.teacher import TeacherSamples
 from dpqlab.nn import compress_, hold_decoded, ledger_of_model, preset, presets
+from dpqlab.nn.packed import PackedLinear
 
 TEACHER = "fashion-dit"
 BARS = {TEACHER: {"goal": 1.0, "floor": 1.3}}  # of the FCD of the full-precision models
@@ -105,42 +110,77 @@ def stored_ledger(row: str, model: Any) -> ModelLedger:
     return ledger_of_model(copy.deepcopy(model).to(torch.bfloat16))
 
 
+@torch.no_grad()
+def fill_(canvas: Any, model: Any) -> None:
+    """Give a dense transformer the weights of one of its kind, which may be compressed."""
+    weights = model.state_dict()
+    for name, layer in model.named_modules():
+        if isinstance(layer, PackedLinear):
+            weights[f"{name}.weight"] = layer.decode()
+    canvas.load_state_dict({name: weights[name] for name in canvas.state_dict()})
+
+
+@contextmanager
+def drawing_in_bf16(canvas: Any) -> Iterator[None]:
+    """Let a dense transformer on a GPU draw fast; products in bf16, sums in float32."""
+    with compiled_blocks(canvas), torch.autocast("cuda", torch.bfloat16):
+        yield
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judge:
-    """What every row is judged by: the same network, reference, protocol and teacher samples."""
+    """What every row is judged by: the same network, reference, protocol and teacher samples.
+
+    ``canvas`` is the transformer that draws all rows in bf16, if that is wanted.
+    """
 
     net: FeatureNet
     reference: Reference
     config: EvaluationConfig
     teacher: TeacherSamples
     device: str
+    canvas: Any = None
 
     @classmethod
-    def make(cls, config: EvaluationConfig, model: str = TEACHER) -> Judge:
+    def make(cls, config: EvaluationConfig, model: str = TEACHER, bf16: bool = False) -> Judge:
         """Draw the full-precision ``model``, on the GPU if there is one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # TF32 halves the time; beside bf16 weights and fp16 codewords its rounding does not show
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         net = bundled_feature_net(model, device=device)
         full = load_pipeline(model, device=device).transformer
-        teacher = last_of(draw_teacher_steps(sampler_of(full), net, config))
+        with drawing_in_bf16(full) if bf16 else nullcontext():
+            teacher = last_of(draw_teacher_steps(sampler_of(full), net, config))
         return cls(
             net=net,
             reference=bundled_reference(model),
             config=config,
             teacher=teacher,
             device=device,
+            canvas=full if bf16 else None,
         )
+
+    @contextmanager
+    def ready(self, model: Any) -> Iterator[Any]:
+        """Yield what draws for a model: itself with decoded weights, or the canvas with them."""
+        if self.canvas is None:
+            model.to(self.device)
+            with hold_decoded(model):
+                yield model
+        else:
+            fill_(self.canvas, model)
+            with drawing_in_bf16(self.canvas):
+                yield self.canvas
 
     def judge(self, model: Any) -> tuple[Interval, dict[str, Any]]:
         """Draw from a model and compare: its FCD, and everything else for the details."""
         started = time.perf_counter()
-        model.to(self.device)
-        with hold_decoded(model):
+        with self.ready(model) as drawing:
             steps = evaluate_steps(
-                sampler_of(model), self.net, self.reference, self.config, self.teacher
+                sampler_of(drawing), self.net, self.reference, self.config, self.teacher
             )
             result = last_of(steps)
+        exact = "tf32" if self.device == "cuda" else "float32"
         fidelity = {} if result.fidelity is None else dataclasses.asdict(result.fidelity)
         names = ("psnr", "feature_cosine", "agreement", "excess_fcd")
         return result.fcd, {
@@ -154,7 +194,7 @@ class Judge:
             "steps": self.config.steps,
             "guidance": self.config.guidance,
             "sampler": "ddim",
-            "precision_of_arithmetic": "tf32" if self.device == "cuda" else "float32",
+            "precision_of_arithmetic": exact if self.canvas is None else "bf16",
             "seconds": round(time.perf_counter() - started, 1),
         }
 
@@ -191,10 +231,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
+    parser.add_argument("--bf16", action="store_true", help="draw in bf16; wants a GPU")
     parser.add_argument("--quick-reference", type=Path, help="also write the quick reference here")
     args = parser.parse_args()
+    if args.bf16 and not torch.cuda.is_available():
+        parser.error("--bf16 wants a GPU")
     config = EvaluationConfig(images=args.images, steps=args.steps, batch=args.batch)
-    judge = Judge.make(config, args.model)
+    judge = Judge.make(config, args.model, args.bf16)
     if args.quick_reference:
         quick = EvaluationConfig.quick(batch=args.batch)
         full = load_pipeline(args.model, device=judge.device).transformer

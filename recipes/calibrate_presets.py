@@ -49,7 +49,8 @@ from dpqlab.evaluation.datasets import MODELS, calibration_images, dataset_of
 from dpqlab.nn import Compression, compress_, hold_decoded, preset
 
 PRESETS = ("vq-2bit", "vq-1bit", "dpq-2bit", "dpq-1bit", "best-2bit", "best-1.25bit", "best-1bit")
-STRIPS = 24  # moments at which the student draws
+# moments at which the student draws; an avatar is fifteen times as many bytes
+STRIPS = {"fashion-dit": 24, "avatars-dit": 8}
 STRIP_STEPS = 20
 
 CARD = """---
@@ -109,7 +110,7 @@ def calibrated(
     drawn: list[int] = []
     for record in calibrate(student, teacher, data, config, progress=out / f"{name}.progress"):
         records.append(record)
-        if len(drawn) <= record.step * STRIPS // config.steps:
+        if len(drawn) <= record.step * STRIPS[subject.model] // config.steps:
             strips.append(strip(student))
             drawn.append(record.step)
         print(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import fashion, judges
 from benchmarks.record import read, suite_of
 from dpqlab.evaluation.teacher import TeacherSamples
+from dpqlab.nn import compress_, preset
 from tests.avatars import MODEL, use_assets, write_data, write_model
+from tests.tiny import tiny_dit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,3 +76,28 @@ def test_judges_of_a_second_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "argv", ["judges", "--model", MODEL, "--images", "200"])
     with pytest.raises(SystemExit):
         judges.main()
+
+
+def test_a_canvas_draws_as_the_compressed_model_does() -> None:
+    student, canvas = tiny_dit(), tiny_dit()
+    compress_(student, preset("pq-2bit"))
+    sides = [student.config[name] for name in ("in_channels", "sample_size", "sample_size")]
+    inputs = {"timestep": torch.tensor([1, 500, 999]), "class_labels": torch.tensor([0, 1, 2])}
+
+    def drawn(model: Any) -> torch.Tensor:
+        noise = torch.randn(3, *sides, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return model(noise, **inputs).sample
+
+    wanted = drawn(student)
+    assert not torch.allclose(drawn(canvas), wanted, atol=1e-3)
+    fashion.fill_(canvas, student)
+    torch.testing.assert_close(drawn(canvas), wanted)
+
+
+def test_bf16_wants_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["fashion", "--bf16"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        fashion.main()
+    assert "--bf16 wants a GPU" in capsys.readouterr().err
