@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -43,6 +44,7 @@ from dpqlab.errors import CheckpointError, DPQError
 from dpqlab.evaluation.datasets import dataset_of
 from dpqlab.viz.images import sheet
 from recipes.training_files import CHECKPOINT, LOG, load_state, read_log, save_state, write_log
+from recipes.training_optimizers import OPTIMIZERS, optimizers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,10 @@ class TrainConfig:
     ``prediction`` is what the model learns (``dpqlab.diffusion.schedules.PREDICTIONS``). Of much
     noise, where large flat parts of an image are decided, the noise itself tells next to nothing:
     there an error of 0.00006 in it is one of 1.5 in the image. The velocity tells the image.
+
+    ``optimizer`` is one of ``training_optimizers.OPTIMIZERS``. ``shares`` says how many times the
+    images of each class are there to be drawn, in the order of the labels; once where it is empty.
+    ``began_from`` is the name of the model whose weights the run began from, if any.
     """
 
     steps: int = 60_000
@@ -65,6 +71,9 @@ class TrainConfig:
     ema: float = 0.9995
     label_drop: float = 0.1
     prediction: str = "epsilon"
+    optimizer: str = "adamw"
+    shares: tuple[int, ...] = ()
+    began_from: str = ""
     seed: int = 0
 
 
@@ -102,12 +111,12 @@ class Training:
         self.model: Any = self._new_model().train()
         self.ema: Any = self._new_model().eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.state_dict())
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
+        self.optimizers = optimizers_of(
+            self.model,
+            config.optimizer,
+            learning_rate=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
-            fused=team.device.type == "cuda",
         )
 
     def _new_model(self) -> Any:
@@ -127,23 +136,24 @@ class Training:
         for name in _FIGURES:
             tensors[f"state.{name}"] = torch.tensor([getattr(self, name)], dtype=torch.float64)
         tensors["state.generator"] = self.generator.get_state()
+        moments = self._moments()
         for i, (name, parameter) in enumerate(self.model.named_parameters()):
-            moments = self.optimizer.state[parameter]
             tensors[f"model.{name}"] = parameter.detach()
-            if moments:
-                tensors[f"count.{i}"] = moments["step"]
-                tensors[f"first.{i}"] = moments["exp_avg"]
-                tensors[f"second.{i}"] = moments["exp_avg_sq"]
+            for kind, value in moments.get(parameter, {}).items():
+                tensors[f"moment.{i}.{kind}"] = value
         for name, parameter in self.ema.named_parameters():
             tensors[f"ema.{name}"] = parameter
         save_state(path, tensors, self.run)
+
+    def _moments(self) -> dict[Tensor, dict[str, Tensor]]:
+        return {p: kept for optimizer in self.optimizers for p, kept in optimizer.state.items()}
 
     def learn(self, batch: Batch) -> Tensor:
         """Find the gradients, and return the loss; in pieces from where memory has run out on."""
 
         def learned(at_once: int) -> Tensor:
             self.at_once = at_once
-            self.optimizer.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)
             losses = [self._learned(p, len(p) / len(batch)) for p in batch.pieces(at_once)]
             return torch.stack(losses).sum()
 
@@ -176,34 +186,54 @@ class Training:
                 (*self.model.parameters(), *self.ema.parameters()), snapshot, strict=True
             ):
                 p.copy_(old)
-        self.optimizer.state.clear()
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
         self.caution /= 2
 
     def load(self, path: Path) -> None:
-        """Go on from a file that :meth:`save` wrote, or from EMA weights alone."""
+        """Go on from a file that :meth:`save` wrote."""
         tensors = {name: t.to(self.device) for name, t in load_state(path, self.run).items()}
         self.step = int(tensors["state.step"].item())
         for name in _FIGURES:
-            if f"state.{name}" in tensors:
-                setattr(self, name, float(tensors[f"state.{name}"].item()))
-        if "state.generator" in tensors:
-            self.generator.set_state(tensors["state.generator"].cpu())
+            setattr(self, name, float(tensors[f"state.{name}"].item()))
+        self.generator.set_state(tensors["state.generator"].cpu())
         if not self.team.leads:  # the state is the leader's: its team mates draw other images
             self.generator.manual_seed(self.config.seed + 1009 * self.team.rank + self.step)
-        # where the optimiser keeps its counts
-        place = self.device if self.optimizer.defaults["fused"] else torch.device("cpu")
-        steps = torch.tensor(float(self.step))
         with torch.no_grad():
-            for i, (name, parameter) in enumerate(self.model.named_parameters()):
-                parameter.copy_(tensors.get(f"model.{name}", tensors[f"ema.{name}"]))
-                if f"first.{i}" in tensors:
-                    self.optimizer.state[parameter] = {
-                        "step": tensors.get(f"count.{i}", steps).to(place),
-                        "exp_avg": tensors[f"first.{i}"],
-                        "exp_avg_sq": tensors[f"second.{i}"],
-                    }
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
             for name, parameter in self.ema.named_parameters():
                 parameter.copy_(tensors[f"ema.{name}"])
+        places = {p: i for i, p in enumerate(self.model.parameters())}
+        for optimizer in self.optimizers:
+            # where the optimiser keeps its counts
+            fused = optimizer.defaults.get("fused")
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                start = f"moment.{places[parameter]}."
+                kept = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+                if "step" in kept and not fused:
+                    kept["step"] = kept["step"].cpu()
+                if kept:
+                    optimizer.state[parameter] = kept
+
+    def begin_from(self, model: Path) -> None:
+        """Begin from the weights of a model that :func:`export` wrote, with no moments yet.
+
+        Raises
+        ------
+        DPQError
+            If it cannot be read.
+        CheckpointError
+            If it is of another geometry.
+        """
+        weights = load_pipeline(model).transformer.state_dict()
+        for mine in (self.model, self.ema):
+            try:
+                mine.load_state_dict(weights)
+            except RuntimeError:
+                raise CheckpointError(
+                    f"{model} is of another geometry than this recipe's; leave out --start"
+                ) from None
 
 
 def progress(state: Training) -> float:
@@ -229,7 +259,7 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
     sound = state.snapshot()
     while progress(state) < 1:
         rate = learning_rate(config, state.step, progress(state)) * state.caution
-        for group in state.optimizer.param_groups:
+        for group in (g for optimizer in state.optimizers for g in optimizer.param_groups):
             group["lr"] = rate
         batch = noisy_batch(
             images,
@@ -244,7 +274,8 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
         loss = state.learn(batch)
         team.average_([p.grad for p in parameters if p.grad is not None])
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-        state.optimizer.step()
+        for optimizer in state.optimizers:
+            optimizer.step()
         # the running mean starts short, so that early sheets show something
         decay = min(config.ema, (state.step + 1) / (state.step + 10))
         with torch.no_grad():
@@ -269,6 +300,24 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
                 seconds=state.elapsed,
                 remaining=max(remaining, 0.0),
             )
+
+
+def shared_out(
+    images: np.ndarray, labels: np.ndarray, shares: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Repeat the images of each class as often as ``shares`` says; as they are where it is empty.
+
+    Raises
+    ------
+    ValueError
+        If the shares are not as many as the classes.
+    """
+    if not shares:
+        return images, labels
+    if len(shares) != labels.max() + 1:
+        raise ValueError(f"{len(shares)} shares for {labels.max() + 1} classes")
+    order = np.repeat(np.arange(len(labels)), np.asarray(shares)[labels])
+    return images[order], labels[order]
 
 
 def sample_sheet(state: Training, path: Path, *, per_class: int = 8) -> None:
@@ -344,10 +393,12 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=default.steps, help="end by this step")
     parser.add_argument("--batch", type=int, default=default.batch)
     parser.add_argument("--rate", type=float, default=default.learning_rate)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default=default.optimizer)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between progress lines")
     parser.add_argument("--sheet-every", type=int, default=5000, help="steps between sheets")
     parser.add_argument("--resume", action="store_true", help="go on from the last sheet, if any")
+    parser.add_argument("--start", type=Path, help="folder of a model to take the weights of")
     args = parser.parse_args(argv)
     config = dataclasses.replace(
         default,
@@ -356,6 +407,8 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
         seconds=args.seconds,
         batch=args.batch,
         learning_rate=args.rate,
+        optimizer=args.optimizer,
+        began_from=args.start.name if args.start else "",
         seed=args.seed,
     )
     try:
@@ -366,12 +419,15 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
         state = Training(config, recipe.geometry, team)
         if args.resume and (args.out / CHECKPOINT).exists():
             state.load(args.out / CHECKPOINT)
+        elif args.start:
+            state.begin_from(args.start)
         _run(state, recipe.model, args)
 
 
 def _run(state: Training, model: str, args: argparse.Namespace) -> None:
     """Train to the end; the leader of the team writes and prints."""
     arrays, targets = dataset_of(model).read(args.data, "train")
+    arrays, targets = shared_out(arrays, targets, state.config.shares)
     images = torch.tensor(arrays, device=state.device)
     labels = torch.tensor(targets, device=state.device)
     if state.device.type == "cuda":

@@ -33,7 +33,7 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], run: str) -> None:
 
 
 def load_state(path: Path, run: str) -> dict[str, Tensor]:
-    """Read what :func:`save_state` wrote; a file without notes is of weights alone, of any run.
+    """Read what :func:`save_state` wrote.
 
     Raises
     ------
@@ -49,12 +49,12 @@ def load_state(path: Path, run: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} cannot be read: {error}; leave out --resume to begin again"
         ) from None
-    if "run" in notes and notes["run"] != run:
+    if notes.get("run") != run:
         raise CheckpointError(
             f"{path} is of another run: give the settings of then, or leave out --resume to begin "
             "again"
         )
-    if "run" in notes and notes.get("sha256") != _digest(tensors):
+    if notes.get("sha256") != _digest(tensors):
         raise CheckpointError(f"{path} is damaged: leave out --resume to begin again")
     return tensors
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,9 +32,11 @@ from recipes.training import (
     export,
     learning_rate,
     main,
+    shared_out,
     train,
 )
 from recipes.training_files import read_log, write_log
+from recipes.training_optimizers import OPTIMIZERS
 from tests.little_memory import room
 from tests.recipes.conftest import GEOMETRY
 from tests.teams import alone, in_team
@@ -52,8 +55,9 @@ def arrays(data_folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def everything(state: Training) -> dict[str, torch.Tensor]:
     found = {f"model.{name}": p for name, p in state.model.named_parameters()}
     found |= {f"ema.{name}": p for name, p in state.ema.named_parameters()}
-    for i, moments in enumerate(state.optimizer.state.values()):
-        found |= {f"{i}.{name}": value for name, value in moments.items()}
+    for optimizer in state.optimizers:
+        for i, moments in enumerate(optimizer.state.values()):
+            found |= {f"{type(optimizer)}{i}.{name}": value for name, value in moments.items()}
     return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 
@@ -150,12 +154,14 @@ def test_the_running_mean_follows_the_model(arrays):
         assert not ours.requires_grad
 
 
-def test_going_on_equals_never_having_stopped(arrays, tmp_path):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_going_on_equals_never_having_stopped(arrays, tmp_path, optimizer):
     images, labels = arrays
-    whole = Training(CONFIG, GEOMETRY, ALONE)
+    config = replace(CONFIG, optimizer=optimizer)
+    whole = Training(config, GEOMETRY, ALONE)
     expected = list(train(whole, images, labels, every=2))
 
-    stopped = Training(CONFIG, GEOMETRY, ALONE)
+    stopped = Training(config, GEOMETRY, ALONE)
     records = []
     for record in train(stopped, images, labels, every=2):
         records.append(record)
@@ -164,7 +170,7 @@ def test_going_on_equals_never_having_stopped(arrays, tmp_path):
     stopped.save(tmp_path / "training.safetensors")
     # whatever happens to the global generator meanwhile
     torch.manual_seed(123)
-    resumed = Training(CONFIG, GEOMETRY, ALONE)
+    resumed = Training(config, GEOMETRY, ALONE)
     torch.manual_seed(456)
     resumed.load(tmp_path / "training.safetensors")
     assert (resumed.step, resumed.elapsed) == (6, records[-1].seconds)
@@ -177,7 +183,7 @@ def test_going_on_equals_never_having_stopped(arrays, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     # the null class is trained: some labels were dropped
     table = "model.transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
-    fresh = dict(Training(CONFIG, GEOMETRY, ALONE).model.named_parameters())[
+    fresh = dict(Training(config, GEOMETRY, ALONE).model.named_parameters())[
         table.removeprefix("model.")
     ]
     assert not torch.equal(ours[table][10], fresh[10])
@@ -244,23 +250,55 @@ def test_memory_that_is_back_at_once_changes_nothing(arrays):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_run_can_start_from_averaged_weights_alone(arrays, tmp_path):
+def test_a_run_can_begin_from_a_model_that_was_exported(arrays, tmp_path):
     images, labels = arrays
     state = Training(CONFIG, GEOMETRY, ALONE)
     list(train(state, images, labels, every=4))
-    state.save(tmp_path / "all.safetensors")
-    tensors = load_file(tmp_path / "all.safetensors")
-    kept = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name.startswith("ema.") or name in ("state.step", "state.elapsed")
-    }
-    save_file(kept, tmp_path / "ema.safetensors")
-    other = Training(CONFIG, GEOMETRY, ALONE)
-    other.load(tmp_path / "ema.safetensors")
+    export(state, tmp_path / "model")
+    other = Training(replace(CONFIG, seed=1), GEOMETRY, ALONE)
+    other.begin_from(tmp_path / "model")
+    expected = {name: p.bfloat16().float() for name, p in state.ema.named_parameters()}
     for model in (other.model, other.ema):
         for name, parameter in model.named_parameters():
-            assert torch.equal(parameter, kept[f"ema.{name}"])
+            assert torch.equal(parameter, expected[name])
+    smaller = Training(CONFIG, GEOMETRY | {"num_layers": 1}, ALONE)
+    with pytest.raises(CheckpointError, match="of another geometry"):
+        smaller.begin_from(tmp_path / "model")
+
+
+def test_muon_takes_the_matrices_that_work_on_tokens():
+    state = Training(replace(CONFIG, optimizer="muon"), GEOMETRY, ALONE)
+    names = {id(p): name for name, p in state.model.named_parameters()}
+    adamw, muon = (
+        {names[id(p)] for group in optimizer.param_groups for p in group["params"]}
+        for optimizer in state.optimizers
+    )
+    assert adamw | muon == set(names.values())
+    assert not adamw & muon
+    assert {name.split(".", 2)[2] for name in muon} == {
+        f"{layer}.weight"
+        for layer in (
+            "attn1.to_q",
+            "attn1.to_k",
+            "attn1.to_v",
+            "attn1.to_out.0",
+            "ff.net.0.proj",
+            "ff.net.2",
+        )
+    }
+    with pytest.raises(ValueError, match="'sgd', not one of adamw, muon"):
+        Training(replace(CONFIG, optimizer="sgd"), GEOMETRY, ALONE)
+
+
+def test_shares_say_how_often_a_class_is_drawn():
+    targets = np.repeat(np.arange(3), 4)
+    images = np.arange(12)
+    drawn, labels = shared_out(images, targets, (1, 3, 0))
+    assert drawn.tolist() == [0, 1, 2, 3, *np.repeat([4, 5, 6, 7], 3)]
+    assert labels.tolist() == [0] * 4 + [1] * 12
+    assert shared_out(images, targets, ())[0] is images
+    with pytest.raises(ValueError, match="2 shares for 3 classes"):
+        shared_out(images, targets, (1, 3))
 
 
 def test_saving_before_the_first_step(tmp_path):
