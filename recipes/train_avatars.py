@@ -22,7 +22,7 @@ RECIPE = Recipe(
     geometry=AVATARS_DIT,
     config=TrainConfig(
         batch=256,
-        learning_rate=6e-4,
+        learning_rate=1.2e-3,
         optimizer="muon",
         shares=tuple(SHARES.get(style.name, 1) for style in STYLES),
     ),
