@@ -22,7 +22,8 @@ RECIPE = Recipe(
     geometry=AVATARS_DIT,
     config=TrainConfig(
         batch=256,
-        learning_rate=1.2e-3,
+        learning_rate=1e-3,
+        weight_decay=0.05,
         optimizer="muon",
         shares=tuple(SHARES.get(style.name, 1) for style in STYLES),
     ),

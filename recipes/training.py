@@ -79,7 +79,8 @@ class TrainConfig:
 
 _FIGURES = ("elapsed", "caution", "lowest")  # of a run that goes on, beside its step
 LEAST_CAUTION = 2.0**-8
-DIVERGED = 3.0  # times the lowest loss so far: back to the last state that was sound
+DIVERGED = 1.4  # times the lowest loss so far, and chance: back to the last state that was sound
+SOUND = 1.2  # times the lowest loss, and chance: a state to go back to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ class Training:
         for name in _FIGURES:
             tensors[f"state.{name}"] = torch.tensor([getattr(self, name)], dtype=torch.float64)
         tensors["state.generator"] = self.generator.get_state()
-        moments = self._moments()
+        moments = self.moments()
         for i, (name, parameter) in enumerate(self.model.named_parameters()):
             tensors[f"model.{name}"] = parameter.detach()
             for kind, value in moments.get(parameter, {}).items():
@@ -145,7 +146,8 @@ class Training:
             tensors[f"ema.{name}"] = parameter
         save_state(path, tensors, self.run)
 
-    def _moments(self) -> dict[Tensor, dict[str, Tensor]]:
+    def moments(self) -> dict[Tensor, dict[str, Tensor]]:
+        """Return what the optimizers keep of each parameter."""
         return {p: kept for optimizer in self.optimizers for p, kept in optimizer.state.items()}
 
     def learn(self, batch: Batch) -> Tensor:
@@ -178,9 +180,12 @@ class Training:
         """Go on from earlier weights, at half the learning rate and with fresh moments.
 
         Steps and time go on: the run ends when it was to end.
+
+        Raises
+        ------
+        FloatingPointError
+            If the learning rate has been halved often enough; the weights are the earlier ones.
         """
-        if self.caution < LEAST_CAUTION:
-            raise FloatingPointError(f"the loss does not come down again at step {self.step}")
         with torch.no_grad():
             for p, old in zip(
                 (*self.model.parameters(), *self.ema.parameters()), snapshot, strict=True
@@ -188,6 +193,8 @@ class Training:
                 p.copy_(old)
         for optimizer in self.optimizers:
             optimizer.state.clear()
+        if self.caution < LEAST_CAUTION:
+            raise FloatingPointError(f"the loss does not come down again at step {self.step}")
         self.caution /= 2
 
     def load(self, path: Path) -> None:
@@ -256,7 +263,7 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
     total = torch.zeros((), device=state.device)
     started = time.perf_counter() - state.elapsed
     first, begun = state.step, state.elapsed
-    sound = state.snapshot()
+    sound = latest = state.snapshot()
     while progress(state) < 1:
         rate = learning_rate(config, state.step, progress(state)) * state.caution
         for group in (g for optimizer in state.optimizers for g in optimizer.param_groups):
@@ -285,10 +292,14 @@ def train(state: Training, images: Tensor, labels: Tensor, *, every: int) -> Ite
         if state.step % every == 0:
             mean = team.agreed(total.item() / every)
             total.zero_()
-            if not mean < DIVERGED * state.lowest:
+            # few images tell the loss less well
+            chance = 4 / math.sqrt(every * config.batch)
+            if not mean < (DIVERGED + chance) * state.lowest:
                 state.go_back(sound)
-            else:
-                state.lowest, sound = min(mean, state.lowest), state.snapshot()
+                latest = sound
+            elif mean < (SOUND + chance) * state.lowest:
+                # the loss is that of the steps before: of a state's own the next record tells
+                state.lowest, sound, latest = min(mean, state.lowest), latest, state.snapshot()
             state.elapsed = team.agreed(time.perf_counter() - started)
             by_steps = config.steps - state.step
             pace = (state.elapsed - begun) / (state.step - first)
@@ -434,6 +445,22 @@ def _run(state: Training, model: str, args: argparse.Namespace) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
         for block in state.model.transformer_blocks:
             block.compile(fullgraph=True)
+    try:
+        _train_and_write(state, images, labels, args)
+    except FloatingPointError as error:
+        if state.team.leads:
+            finish(state, model, args.out)
+        raise DPQError(
+            f"{error}; the model as it was before is {args.out / model}: go on from it with "
+            "--start, a lower --rate and another --out"
+        ) from None
+    if state.team.leads:
+        finish(state, model, args.out)
+
+
+def _train_and_write(
+    state: Training, images: Tensor, labels: Tensor, args: argparse.Namespace
+) -> None:
     log = read_log(args.out / LOG, state.step) if state.step else []
     for record in train(state, images, labels, every=args.every):
         if not state.team.leads:
@@ -449,8 +476,6 @@ def _run(state: Training, model: str, args: argparse.Namespace) -> None:
             # the sheet first: a run that goes on from the checkpoint would not draw it again
             sample_sheet(state, args.out / f"step-{record.step:06d}.png")
             state.save(args.out / CHECKPOINT)
-    if state.team.leads:
-        finish(state, model, args.out)
 
 
 def finish(state: Training, model: str, out: Path) -> None:

@@ -36,7 +36,7 @@ from recipes.training import (
     train,
 )
 from recipes.training_files import read_log, write_log
-from recipes.training_optimizers import OPTIMIZERS
+from recipes.training_optimizers import OPTIMIZERS, StackedMuon
 from tests.little_memory import room
 from tests.recipes.conftest import GEOMETRY
 from tests.teams import alone, in_team
@@ -55,9 +55,9 @@ def arrays(data_folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def everything(state: Training) -> dict[str, torch.Tensor]:
     found = {f"model.{name}": p for name, p in state.model.named_parameters()}
     found |= {f"ema.{name}": p for name, p in state.ema.named_parameters()}
-    for optimizer in state.optimizers:
-        for i, moments in enumerate(optimizer.state.values()):
-            found |= {f"{type(optimizer)}{i}.{name}": value for name, value in moments.items()}
+    moments = state.moments()
+    for of, parameter in state.model.named_parameters():
+        found |= {f"{of}.{name}": value for name, value in moments.get(parameter, {}).items()}
     return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 
@@ -117,8 +117,9 @@ def test_a_run_that_diverges_goes_back_and_on_with_less_haste(arrays):
     records, sound = [], state.snapshot()
     for record in train(state, images, labels, every=2):
         records.append(record)
-        if record.step == 4:
+        if record.step == 2:
             sound = state.snapshot()
+        if record.step == 4:
             with torch.no_grad():
                 state.model.proj_out_2.bias += 100.0
         if record.step == 6:
@@ -290,6 +291,27 @@ def test_muon_takes_the_matrices_that_work_on_tokens():
         Training(replace(CONFIG, optimizer="sgd"), GEOMETRY, ALONE)
 
 
+def test_muon_steps_as_pytorchs_own_does():
+    shapes = [(6, 6), (24, 6), (6, 6), (6, 24), (24, 6)]
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    settings: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    steppers = StackedMuon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(4):
+        for mine, reference in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape)
+            reference.grad = mine.grad.clone()
+        for stepper in steppers:
+            stepper.step()
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=0.02, atol=0.002)  # in bfloat16
+        kept = [
+            s.state[p]["momentum_buffer"] for s, p in zip(steppers, (mine, reference), strict=True)
+        ]
+        torch.testing.assert_close(*kept)
+
+
 def test_shares_say_how_often_a_class_is_drawn():
     targets = np.repeat(np.arange(3), 4)
     images = np.arange(12)
@@ -398,6 +420,22 @@ def test_errors_are_sentences(data_folder, tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith("train: could not write ")
     assert said.count("\n") == 1
+
+
+def test_a_run_that_gives_up_leaves_the_model_as_it_was_before(data_folder, tmp_path, capsys):
+    settings = ["--data", str(data_folder), "--every", "1", "--batch", "8", "--steps", "60"]
+    main(RECIPE, [*settings, "--steps", "2", "--out", str(tmp_path / "first")])
+    settings += ["--start", str(tmp_path / "first/fashion-dit"), "--rate", "1e30"]
+    assert command(RECIPE, [*settings, "--out", str(tmp_path / "second")]) == 2
+    assert "does not come down again" in (said := capsys.readouterr().err)
+    assert said.endswith("--start, a lower --rate and another --out\n")
+    first, second = (
+        load_file(tmp_path / run / "fashion-dit/transformer/diffusion_pytorch_model.safetensors")
+        for run in ("first", "second")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    notes = json.loads((tmp_path / "second/training.json").read_text())
+    assert notes["began_from"] == "fashion-dit"
 
 
 def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
