@@ -129,6 +129,29 @@ def avatars_table(folder: Path = record.RESULTS) -> str:
     return _quality_table(_quality(folder, "avatars"))
 
 
+def avatars_calibration_table(folder: Path = record.RESULTS) -> str:
+    """How far students of `avatars-dit` are from their teacher, before and after calibration."""
+    found = measured_rows("calibration-avatars", folder, "held_out_loss")
+    order = ordered(found, (row.removesuffix(CALIBRATED) for row in FASHION_ROWS))
+    header = (
+        "model", "true bits", "error of its output", "calibrated", "relative error of its blocks",
+        "calibrated",
+    )  # fmt: skip
+    rows = []
+    for row in order:
+        course = found[row]["details"]["course"]
+        first, best = course[0], min(course, key=lambda step: step["total"])
+        rows.append(
+            (
+                FASHION_ROWS.get(row, row),
+                fixed(best["true_bits"], 3),
+                *(fixed(step["output"], 4) for step in (first, best)),
+                *(fixed(step["features"], 3) for step in (first, best)),
+            )
+        )
+    return table(header, rows, [found[row] for row in order])
+
+
 def _quality_table(found: dict[str, Record]) -> str:
     order = ordered(found, FASHION_ROWS)
     header = (

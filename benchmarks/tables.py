@@ -68,6 +68,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "overview": quality.overview_table,
     "fashion": quality.fashion_table,
     "avatars": quality.avatars_table,
+    "avatars-calibration": quality.avatars_calibration_table,
     "best": quality.best_table,
     "ablation": quality.ablation_table,
     "judges": quality.judges_table,

@@ -72,12 +72,12 @@ tags: [dpqlab, quantized]
 | loss | {loss} |
 | codes | {moves} |
 | time | {seconds:.0f} s on {device} |
-| held-out error of the predicted noise | {before:.5f} to {after:.5f} |
+| held-out error of the model's output | {before:.5f} to {after:.5f} |
 | held-out error of the block outputs, relative | {features_before:.4f} to {features:.4f} |
 
 Made by `recipes/calibrate_presets.py` of dpqlab {version}: codewords, biases and, where the codec
-has them, row scales were trained. Its quality (FCD, fidelity) beside the other presets stands in
-dpqlab's README.
+has them, row scales were trained. Its quality (FCD, fidelity), where it is measured, stands beside
+that of the other presets in dpqlab's docs/results.md.
 
 {licence}
 

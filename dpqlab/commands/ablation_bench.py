@@ -79,7 +79,7 @@ class Bench:
             self.data = data_of(args, self.teacher, device, terminal)
         self.rows = [self._settled(row) for row in rows]
         own = f"not compared: {args.source} is not the recorded teacher"
-        self.why_not = why_no_teacher(config) if args.source == model else own
+        self.why_not = why_no_teacher(config, model) if args.source == model else own
         self.recorded = None if self.why_not else quick_reference(model)
 
     def _settled(self, row: AblationRow) -> AblationRow:

@@ -65,7 +65,7 @@ CALIBRATION = """| calibration | {steps} steps of {batch}{stopped}, rate {rate:g
 | loss | {loss} |
 | codes | {moves} |
 | time | {seconds:.0f} s on {device} |
-| held-out error of the predicted noise | {before:.5f} to {after:.5f} |
+| held-out error of the model's output | {before:.5f} to {after:.5f} |
 | held-out error of the block outputs, relative | {features_before:.4f} to {features:.4f} |
 
 Made by `dpqlab calibrate` of dpqlab {version}: codewords, biases and, where the codec has them, row
@@ -158,7 +158,7 @@ def loss_of(config: CalibrationConfig) -> str:
     """Say in words what a calibration minimises."""
     objective = config.objective
     parts = {
-        "distillation of the predicted noise": objective.output,
+        "distillation of the model's output": objective.output,
         "of the block features": objective.features,
         "the DDPM loss": objective.ddpm,
     }

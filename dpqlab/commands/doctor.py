@@ -23,7 +23,12 @@ from dpqlab.commands.expected import SOURCE, sources, students_of
 from dpqlab.commands.terminal import Terminal, add_json_argument
 from dpqlab.diffusion.models import bundled
 from dpqlab.errors import ConfigError, DPQError
-from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference, quick_reference
+from dpqlab.evaluation.bundled import (
+    bundled_feature_net,
+    bundled_reference,
+    has_quick_reference,
+    quick_reference,
+)
 from dpqlab.kernels.overview import overview
 
 EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -114,8 +119,9 @@ def assets() -> list[dict[str, Any]]:
         others |= {
             f"feature network{of}": partial(_check_loads, bundled_feature_net, source),
             f"reference statistics{of}": partial(_check_loads, bundled_reference, source),
-            f"quick reference{of}": partial(_check_loads, quick_reference, source),
         }
+        if source == SOURCE or has_quick_reference(source):
+            others[f"quick reference{of}"] = partial(_check_loads, quick_reference, source)
     return [_examined(name, check) for name, check in (expected | models | others).items()]
 
 

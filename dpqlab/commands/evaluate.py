@@ -24,7 +24,13 @@ from dpqlab.diffusion.models import resolve
 from dpqlab.diffusion.sampling import SampleRequest
 from dpqlab.diffusion.schedules import scheduler_for
 from dpqlab.errors import ConfigError
-from dpqlab.evaluation.bundled import bundled_feature_net, bundled_reference, quick_reference
+from dpqlab.evaluation.bundled import (
+    DEFAULT_MODEL,
+    bundled_feature_net,
+    bundled_reference,
+    has_quick_reference,
+    quick_reference,
+)
 from dpqlab.evaluation.config import EvaluationConfig, Sampler
 from dpqlab.evaluation.datasets import DATASETS, Dataset, dataset_for
 from dpqlab.evaluation.evaluator import (
@@ -103,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     reference = bundled_reference(dataset.model)
     name = dataset.model if args.teacher == OWN_TEACHER else args.teacher
     draws_teacher = name is not None
-    note = "" if draws_teacher else why_no_teacher(config)
+    note = "" if draws_teacher else why_no_teacher(config, dataset.model)
     teacher = None if draws_teacher or note else quick_reference(dataset.model)
     if args.quick and note:
         terminal.say(f"The teacher is {note}.")
@@ -195,14 +201,16 @@ def check_same_images(teacher: Dataset, student: Dataset) -> None:
         )
 
 
-def why_no_teacher(config: EvaluationConfig) -> str:
-    """Say in which settings an evaluation differs from the recorded teacher; "" if in none."""
+def why_no_teacher(config: EvaluationConfig, model: str = DEFAULT_MODEL) -> str:
+    """Say why a recorded teacher is none to compare with: settings, or no record; "" if it is."""
     mine, recorded = config.protocol(), EvaluationConfig.quick().protocol()
     differences = [
         f"{name} is {mine[name]:g}, the recorded teacher's {recorded[name]:g}"
         for name in PROTOCOL
         if mine[name] != recorded[name]
     ]
+    if not differences and not has_quick_reference(model):
+        differences = [f"what {model} draws is not on record"]
     return f"not compared: {'; '.join(differences)}; --teacher draws it" if differences else ""
 
 

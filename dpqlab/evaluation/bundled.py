@@ -34,6 +34,11 @@ def quick_reference(model: str = DEFAULT_MODEL) -> TeacherSamples:
     return samples
 
 
+def has_quick_reference(model: str = DEFAULT_MODEL) -> bool:
+    """Whether the teacher's samples are on record; a young model has none yet."""
+    return (ASSETS / model / "quick_reference.npz").is_file()
+
+
 def asset(model: str, name: str) -> Path:
     """Return the path of a bundled file; ConfigError names the models that have it."""
     path = ASSETS / model / name

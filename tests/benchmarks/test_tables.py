@@ -193,6 +193,20 @@ def test_the_bars_are_answered(value, bits, verdict, tmp_path):
     ]  # fmt: skip
 
 
+def test_the_students_of_avatars_before_and_after_calibration(tmp_path):
+    course = [
+        {"step": 0, "total": 0.9, "output": 0.5, "features": 0.4, "true_bits": 1.1},
+        {"step": 5, "total": 0.1, "output": 0.02, "features": 0.03, "true_bits": 1.1},
+        {"step": 9, "total": 0.2, "output": 0.01, "features": 0.2, "true_bits": 1.1},
+    ]
+    for row in ("best-1bit", "vq-1bit"):
+        details = {"suite": "calibration-avatars", "metric": "held_out_loss", "course": course}
+        add(tmp_path, row, value=0.1, **details)
+    found = rows_of(quality_tables.avatars_calibration_table(tmp_path))
+    figures = ["1.100", "0.5000", "0.0200", "0.400", "0.030"]
+    assert found == [["VQ, 1 bit", *figures], ["Best, 1 bit", *figures]]
+
+
 def test_without_a_teacher_there_is_no_verdict(tmp_path):
     add(tmp_path, "best-1bit-calibrated", true_bits=1.0)
     assert rows_of(quality_tables.best_table(tmp_path))[0][-1] == "–"

@@ -96,6 +96,17 @@ def test_a_teacher_of_other_images_is_refused(
     assert "expected a teacher of the same images" in capsys.readouterr().err
 
 
+def test_a_quick_evaluation_says_that_the_teacher_is_not_on_record(
+    student: Path, assets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dpqlab.evaluation.config.QUICK_IMAGES", 20)
+    monkeypatch.setattr("dpqlab.evaluation.config.QUICK_STEPS", 1)
+    assert main(["evaluate", str(student), "--quick", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "what avatars-dit draws is not on record; --teacher draws it" in said.err
+    assert json.loads(said.out)["fidelity"] is None
+
+
 def test_a_quick_evaluation_uses_its_own_recorded_teacher(
     student: Path, assets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

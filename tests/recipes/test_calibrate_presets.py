@@ -65,7 +65,7 @@ def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
         card = (folder / "README.md").read_text()
         best = min(records, key=lambda record: record.total)
         before, after = records[0].output, best.output
-        assert f"held-out error of the predicted noise | {before:.5f} to {after:.5f}" in card
+        assert f"held-out error of the model's output | {before:.5f} to {after:.5f}" in card
         rate = calibration_for(name).learning_rate
         assert f"4 steps of 8, 60 images, rate {rate:g}" in card
         measured = [r for r in read("calibration", out) if r["row"] == name]
