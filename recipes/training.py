@@ -407,7 +407,12 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default=default.optimizer)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between progress lines")
-    parser.add_argument("--sheet-every", type=int, default=5000, help="steps between sheets")
+    parser.add_argument(
+        "--sheet-every",
+        type=int,
+        default=5000,
+        help="steps between sheets, each with the model as it is",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last sheet, if any")
     parser.add_argument("--start", type=Path, help="folder of a model to take the weights of")
     args = parser.parse_args(argv)
@@ -446,7 +451,7 @@ def _run(state: Training, model: str, args: argparse.Namespace) -> None:
         for block in state.model.transformer_blocks:
             block.compile(fullgraph=True)
     try:
-        _train_and_write(state, images, labels, args)
+        _train_and_write(state, images, labels, model, args)
     except FloatingPointError as error:
         if state.team.leads:
             finish(state, model, args.out)
@@ -459,7 +464,7 @@ def _run(state: Training, model: str, args: argparse.Namespace) -> None:
 
 
 def _train_and_write(
-    state: Training, images: Tensor, labels: Tensor, args: argparse.Namespace
+    state: Training, images: Tensor, labels: Tensor, model: str, args: argparse.Namespace
 ) -> None:
     log = read_log(args.out / LOG, state.step) if state.step else []
     for record in train(state, images, labels, every=args.every):
@@ -473,8 +478,9 @@ def _train_and_write(
             flush=True,
         )
         if record.step % args.sheet_every == 0:
-            # the sheet first: a run that goes on from the checkpoint would not draw it again
+            # these first: a run that goes on from the checkpoint would not write them again
             sample_sheet(state, args.out / f"step-{record.step:06d}.png")
+            export(state, args.out / model)
             state.save(args.out / CHECKPOINT)
 
 

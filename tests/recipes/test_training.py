@@ -438,6 +438,20 @@ def test_a_run_that_gives_up_leaves_the_model_as_it_was_before(data_folder, tmp_
     assert notes["began_from"] == "fashion-dit"
 
 
+def test_a_model_is_written_with_every_sheet(data_folder, tmp_path, monkeypatch):
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recipes.training.finish", killed)
+    settings = ["--data", str(data_folder), "--out", str(tmp_path), "--batch", "8"]
+    with pytest.raises(KeyboardInterrupt):
+        main(RECIPE, [*settings, "--steps", "4", "--every", "2", "--sheet-every", "2"])
+    model: Any = load_pipeline(tmp_path / "fashion-dit").transformer
+    state = load_file(tmp_path / "training.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, state[f"ema.{name}"].bfloat16().float()), name
+
+
 def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
     settings = ["--data", str(data_folder), "--out", str(tmp_path / "run"), "--batch", "8"]
     settings += ["--every", "2", "--sheet-every", "4"]
