@@ -103,7 +103,9 @@ def test_a_quick_evaluation_says_that_the_teacher_is_not_on_record(
     monkeypatch.setattr("dpqlab.evaluation.config.QUICK_STEPS", 1)
     assert main(["evaluate", str(student), "--quick", "--json"]) == 0
     said = capsys.readouterr()
-    assert "what avatars-dit draws is not on record; --teacher draws it" in said.err
+    assert "what avatars-dit draws is not on record; --teacher draws it" in " ".join(
+        said.err.split()
+    )
     assert json.loads(said.out)["fidelity"] is None
 
 

@@ -168,7 +168,7 @@ def test_a_damaged_compressed_folder_is_a_checkpoint_error(compressed_folder, tm
 
 def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
     for unknown in ("no-dit", tmp_path, "facebook/DiT-XL-2-256"):
-        with pytest.raises(ConfigError, match=r"no model .* one of fashion-dit, fashion-dit-"):
+        with pytest.raises(ConfigError, match=r"no model .* one of avatars-dit, fashion-dit, "):
             load_pipeline(unknown)
 
 
