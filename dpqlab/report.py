@@ -215,7 +215,7 @@ def headline(report: Report) -> str:
     text = (
         f"At {best.bits:.2f} bits per weight a diffusion transformer of {size} fits in "
         f"{best.bytes_on_disk / 1e6:.2f} MB, {best.ratio_fp32:.1f}× smaller, and still draws the "
-        f"same garment in {best.kept_classes()} of {count} classes"
+        f"same thing in {best.kept_classes()} of {count} classes"
     )
     if raw is None:
         return text + "."

@@ -147,7 +147,7 @@ def test_headline_is_what_was_measured(report: Report) -> None:
     assert headline(report) == (
         f"At {best.bits:.2f} bits per weight a diffusion transformer of 4.4 MB fits in "
         f"{best.bytes_on_disk / 1e6:.2f} MB, {best.ratio_fp32:.1f}× smaller, and still draws the "
-        "same garment in 2 of 2 classes; without calibration the best model near 1 bit keeps 0."
+        "same thing in 2 of 2 classes; without calibration the best model near 1 bit keeps 0."
     )
 
 
