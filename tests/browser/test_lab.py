@@ -76,7 +76,8 @@ def test_plots_and_pixels_in_jupyterlab(notebook, record_property):
     assert "k = 6" in page.locator(".dpqlab-plot").first.text_content()
 
     page.wait_for_selector(".noUi-handle[aria-label='k']", timeout=5000)
-    assert page.locator(".noUi-handle:not([aria-label])").count() == 0
+    # each slider names its handle on its own, one after the other
+    page.wait_for_function("!document.querySelector('.noUi-handle:not([aria-label])')")
 
     heat = page.locator(".dpqlab-plot").nth(1)
     heat.focus()
