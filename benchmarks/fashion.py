@@ -30,6 +30,7 @@ from torch import Tensor
 from benchmarks.record import RESULTS, append, make_record, suite_of
 from dpqlab.calibration.forward import compiled_blocks
 from dpqlab.checkpoint import save_compressed
+from dpqlab.commands import expected
 from dpqlab.core import ModelLedger
 from dpqlab.diffusion import (
     SampleRequest,
@@ -54,15 +55,7 @@ from dpqlab.nn.packed import PackedLinear
 TEACHER = "fashion-dit"
 BARS = {TEACHER: {"goal": 1.0, "floor": 1.3}}  # of the FCD of the full-precision models
 PRESETS = tuple(presets())
-SHIPPED = (
-    "vq-2bit",
-    "dpq-2bit",
-    "best-2bit",
-    "best-1.25bit",
-    "vq-1bit",
-    "dpq-1bit",
-    "best-1bit",
-)
+SHIPPED = expected.PRESETS[TEACHER]
 CALIBRATED = tuple(f"{name}-calibrated" for name in SHIPPED)
 ROWS = ("teacher", *PRESETS, *CALIBRATED)
 

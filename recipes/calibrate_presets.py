@@ -36,6 +36,7 @@ from dpqlab.calibration import (
 from dpqlab.calibration.recording import Recording
 from dpqlab.checkpoint import save_compressed
 from dpqlab.commands.card import loss_of, moves_of
+from dpqlab.commands.expected import PRESETS
 from dpqlab.commands.measure import origin_of
 from dpqlab.diffusion import (
     SampleRequest,
@@ -48,7 +49,6 @@ from dpqlab.evaluation.bundled import DEFAULT_MODEL
 from dpqlab.evaluation.datasets import MODELS, calibration_images, dataset_of
 from dpqlab.nn import Compression, compress_, hold_decoded, preset
 
-PRESETS = ("vq-2bit", "vq-1bit", "dpq-2bit", "dpq-1bit", "best-2bit", "best-1.25bit", "best-1bit")
 # moments at which the student draws; an avatar is fifteen times as many bytes
 STRIPS = {"fashion-dit": 24, "avatars-dit": 8}
 STRIP_STEPS = 20
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, choices=MODELS)
     parser.add_argument("--data", type=Path, help="the four idx.gz files of its data set")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--presets", nargs="+", default=list(PRESETS))
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS[DEFAULT_MODEL]))
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--images", type=int, help="use the first IMAGES only")

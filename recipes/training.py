@@ -17,6 +17,7 @@ import json
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -211,17 +212,18 @@ class Training:
                 parameter.copy_(tensors[f"model.{name}"])
             for name, parameter in self.ema.named_parameters():
                 parameter.copy_(tensors[f"ema.{name}"])
-        places = {p: i for i, p in enumerate(self.model.parameters())}
-        for optimizer in self.optimizers:
-            # where the optimiser keeps its counts
-            fused = optimizer.defaults.get("fused")
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                start = f"moment.{places[parameter]}."
-                kept = {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
-                if "step" in kept and not fused:
-                    kept["step"] = kept["step"].cpu()
-                if kept:
-                    optimizer.state[parameter] = kept
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in tensors.items():
+            if name.startswith("moment."):
+                _, i, kind = name.split(".")
+                moments[int(i)][kind] = tensor
+        owners = {p: o for o in self.optimizers for g in o.param_groups for p in g["params"]}
+        for i, parameter in enumerate(self.model.parameters()):
+            if i not in moments:
+                continue
+            if "step" in moments[i] and not owners[parameter].defaults["fused"]:
+                moments[i]["step"] = moments[i]["step"].cpu()  # where AdamW keeps its count
+            owners[parameter].state[parameter] = moments[i]
 
     def begin_from(self, model: Path) -> None:
         """Begin from the weights of a model that :func:`export` wrote, with no moments yet.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.record import validate
+from benchmarks.survival import gpu
 from benchmarks.survival.__main__ import PARTS, Setting, record_of
 from benchmarks.survival.company import foreign_records, second_jobs, thread_counts
 from benchmarks.survival.disks import TROUBLES, replacing, too_long, troubled
@@ -120,3 +121,32 @@ def test_a_part_makes_records(place: Place, base: Whole) -> None:
             record = record_of(COMPRESS, tally)
             validate(record)
             assert record["value"] == 1.0, record
+
+
+FOUND = {
+    "whole": [0.7, 0.5],
+    "pieces": [0.7, 0.51],
+    "peak_bytes": 100,
+    "limit_bytes": 60,
+    "bytes_in_pieces": 59,
+}
+
+
+def test_less_memory_is_less_memory_and_the_same_losses() -> None:
+    assert gpu.came_through(FOUND)
+    for change in ({"pieces": [0.7, 0.6]}, {"bytes_in_pieces": 61}, {"peak_bytes": 60}):
+        assert not gpu.came_through(FOUND | change), change
+
+
+def test_without_a_gpu_there_is_nothing_to_measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "wants a GPU, and PyTorch sees none" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_memory_that_runs_out_for_real() -> None:
+    assert gpu.came_through(gpu.measured())

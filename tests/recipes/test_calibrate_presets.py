@@ -9,20 +9,19 @@ import pytest
 import torch
 
 import recipes.calibrate_presets as recipe
-from benchmarks.fashion import SHIPPED
 from benchmarks.record import read
 from dpqlab.calibration import calibration_for
 from dpqlab.calibration.recording import Recording
 from dpqlab.checkpoint import load_compressed
 from dpqlab.checkpoint.load import read_config
-from dpqlab.commands.expected import CALIBRATED
+from dpqlab.commands.expected import PRESETS
 from dpqlab.diffusion import models
 from dpqlab.diffusion.models import load_pipeline
 from dpqlab.diffusion.pipeline import PixelDiTPipeline
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.nn import compress_, preset, presets
 from dpqlab.nn.linear import CompressedLinear
-from recipes.calibrate_presets import PRESETS, main
+from recipes.calibrate_presets import main
 from tests.avatars import write_data, write_model
 from tests.recipes.conftest import GEOMETRY
 from tests.tiny import tiny_dit
@@ -39,9 +38,10 @@ def tiny_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_presets_that_ship():
     assets = Path(models.__file__).parents[1] / "assets"
-    there = {path.parent.name for path in assets.glob("fashion-dit-*/model_index.json")}
-    assert there == {f"fashion-dit-{name}" for name in SHIPPED} == set(CALIBRATED)
-    assert {*SHIPPED, *PRESETS} <= presets().keys(), "and they can be made again"
+    for source, names in PRESETS.items():
+        there = {path.parent.name for path in assets.glob(f"{source}-*/model_index.json")}
+        assert there == {f"{source}-{name}" for name in names}
+        assert {*names} <= presets().keys(), "and they can be made again"
 
 
 def test_the_recipe_from_end_to_end(data_folder, tmp_path, capsys):
