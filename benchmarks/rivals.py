@@ -6,7 +6,8 @@
               in its codebook modes. Install it anywhere on PYTHONPATH: ``pip install --no-deps
               --target DIR sdnq==0.2.8``. It needs torch and diffusers, nothing else.
 ``rtn-*``     round to nearest with groups, the presets of that name.
-``scalar-*``  a codebook of single weights (d=1); ``-calibrated`` as the bundled presets are.
+``scalar-*``  a codebook of single weights (d=1); ``-calibrated`` as the best presets are, codes and
+              all, for as many steps as a row of the ablation.
 ``vq4dit``    VQ4DiT (arXiv 2408.17131): per-layer VQ, candidate codes with learned ratios, matched
               to the teacher block by block on its own trajectories; no images are needed.
 
@@ -28,6 +29,7 @@ from benchmarks.record import RESULTS, append
 from benchmarks.sdnq import SDNQ_MODES, quantize_sdnq
 from benchmarks.vq4dit import VQ4DIT, Vq4ditConfig, vq4dit, vq4dit_config
 from dpqlab.calibration import CalibrationConfig, calibrate
+from dpqlab.calibration.presets import BEST, lasting
 from dpqlab.core import CodebookCodec, Codec
 from dpqlab.diffusion import load_pipeline
 from dpqlab.evaluation.config import EvaluationConfig
@@ -117,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher=full,
         device=judge.device,
         data=args.data,
-        calibration=CalibrationConfig(steps=args.calibration_steps),
+        calibration=lasting(BEST, args.calibration_steps),
         vq4dit=vq4dit_config(args.vq4dit),
     )
     for row in args.rows:

@@ -42,7 +42,7 @@ from dpqlab.diffusion.sampling import SampleRequest, sample_images
 from dpqlab.diffusion.schedules import make_scheduler
 from dpqlab.distributed import Team, team_of
 from dpqlab.errors import CheckpointError, DPQError
-from dpqlab.evaluation.datasets import dataset_of
+from dpqlab.evaluation.datasets import Dataset, dataset_of
 from dpqlab.viz.images import sheet
 from recipes.training_files import CHECKPOINT, LOG, load_state, read_log, save_state, write_log
 from recipes.training_optimizers import OPTIMIZERS, optimizers_of
@@ -377,11 +377,21 @@ def _unwritten(path: Path, error: Exception, needs: str = "") -> CheckpointError
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What tells the recipes apart: the model, its geometry, and the settings to start with."""
+    """What tells the recipes apart.
+
+    The model, its geometry, the settings to start with, and, for a model that is not bundled, the
+    bundled one whose data it learns.
+    """
 
     model: str
     geometry: dict[str, Any]
     config: TrainConfig
+    data_of: str = ""
+
+    @property
+    def dataset(self) -> Dataset:
+        """What it learns."""
+        return dataset_of(self.data_of or self.model)
 
 
 def command(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
@@ -396,7 +406,7 @@ def command(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
 
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     """Run a recipe."""
-    dataset, default = dataset_of(recipe.model), recipe.config
+    dataset, default = recipe.dataset, recipe.config
     parser = argparse.ArgumentParser(description=f"Train {recipe.model}.")
     parser.add_argument(
         "--data", type=Path, default=dataset.default_folder, help="folder of the idx.gz files"
@@ -439,12 +449,13 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
             state.load(args.out / CHECKPOINT)
         elif args.start:
             state.begin_from(args.start)
-        _run(state, recipe.model, args)
+        _run(state, recipe, args)
 
 
-def _run(state: Training, model: str, args: argparse.Namespace) -> None:
+def _run(state: Training, recipe: Recipe, args: argparse.Namespace) -> None:
     """Train to the end; the leader of the team writes and prints."""
-    arrays, targets = dataset_of(model).read(args.data, "train")
+    model = recipe.model
+    arrays, targets = recipe.dataset.read(args.data, "train")
     arrays, targets = shared_out(arrays, targets, state.config.shares)
     images = torch.tensor(arrays, device=state.device)
     labels = torch.tensor(targets, device=state.device)

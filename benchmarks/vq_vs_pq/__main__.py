@@ -1,6 +1,6 @@
 """VQ by codebook size, and VQ against PQ at equal true bits: where does which win.
 
-    python -m benchmarks.vq_vs_pq [--parts sizes pairs] [--wide FOLDER] [--quick]
+    python -m benchmarks.vq_vs_pq [--parts sizes pairs] [--subjects NAME] [--wide FOLDER]
     python -m benchmarks.vq_vs_pq --calibrate 2500 [--wide FOLDER] [--share 0/2]
     python -m benchmarks.vq_vs_pq --export dpqlab/assets/fashion-dit-runs/vq-vs-pq.json
 
@@ -72,6 +72,7 @@ def main() -> None:
         "--parts", nargs="+", choices=("sizes", "pairs"), default=("sizes", "pairs")
     )
     parser.add_argument("--wide", type=Path, help="folder of a wider DiT, as diffusers lays it out")
+    parser.add_argument("--subjects", nargs="+", metavar="NAME", help="such as wide-dit (all)")
     parser.add_argument("--quick", action="store_true", help="a few small points of each part")
     parser.add_argument("--dry-run", action="store_true", help="append nothing")
     parser.add_argument("--calibrate", type=int, metavar="STEPS", help="measure students instead")
@@ -91,6 +92,8 @@ def main() -> None:
         folder: model_subject(Path(folder).name, load_pipeline(folder).transformer)
         for folder in folders
     }
+    if args.subjects is not None:
+        subjects = {folder: one for folder, one in subjects.items() if one.name in args.subjects}
     if args.calibrate:
         records = calibrated(
             subjects, args.calibrate, images=args.images, data=args.data, share=args.share
@@ -98,7 +101,9 @@ def main() -> None:
         for record in records:
             append(record, args.results)
     else:
-        measure_points(args, [*subjects.values(), random_subject()])
+        random = random_subject()
+        drawn = [random] if args.subjects is None or random.name in args.subjects else []
+        measure_points(args, [*subjects.values(), *drawn])
 
 
 if __name__ == "__main__":
