@@ -27,8 +27,6 @@ WHOLE_BYTES = 32 << 10
 """A pool (or table) up to this size is copied into shared memory in whole."""
 CODEBOOK_BYTES = 64 << 10
 """Most shared memory for the codebooks of a tile's positions."""
-BESIDE_ROWS, MOST_UNROLL = 384, 6
-"""Of a tile that is one of many of a block: rows, and how many of them a thread may decode."""
 LAYERS = 4
 """Most layers of a launch: their addresses are passed by value."""
 _FIELDS = 12
@@ -51,8 +49,6 @@ class DecodeForm:
         Whether rows have a scale.
     dtype
         Of the result.
-    beside
-        Whether a block goes through many tiles, so that a few blocks decode whole layers.
     """
 
     d: int
@@ -63,7 +59,6 @@ class DecodeForm:
     unroll: int
     scaled: bool
     dtype: torch.dtype
-    beside: bool = False
 
     @property
     def rows(self) -> int:
@@ -88,7 +83,6 @@ class DecodeForm:
             "THREADS": self.threads,
             "UNROLL": self.unroll,
             "LAYERS": LAYERS,
-            "BESIDE": int(self.beside),
             "BULK": 0,
         }
         return nvrtc.package_source("decode.cu", ("ptx.cuh",), options)
@@ -106,15 +100,14 @@ class DecodeGroup:
         Addresses and sizes of up to four layers, and how many there are.
     kept
         Everything that those addresses point into.
-    tiles, blocks, shared
-        Of the launch: tiles, blocks that share them, bytes of shared memory.
+    blocks, shared
+        Of the launch: blocks, bytes of shared memory.
     """
 
     form: DecodeForm
     layers: Any
     count: int
     kept: tuple[Tensor | None, ...]
-    tiles: int
     blocks: int
     shared: int
 
@@ -134,8 +127,8 @@ def refusal(weight: CodedWeight, dtype: torch.dtype) -> str | None:
     return None
 
 
-def form_of(weight: CodedWeight, dtype: torch.dtype, *, beside: bool = False) -> DecodeForm:
-    """Return what decodes a weight, on all multiprocessors or on a few beside other work.
+def form_of(weight: CodedWeight, dtype: torch.dtype) -> DecodeForm:
+    """Return what decodes a weight.
 
     Raises
     ------
@@ -151,28 +144,20 @@ def form_of(weight: CodedWeight, dtype: torch.dtype, *, beside: bool = False) ->
     wide = (256 if whole else 128) // word
     if not whole:
         wide = min(wide, CODEBOOK_BYTES // (word << weight.code_bits))
-    wide = max(1, wide)
-    # a tile that copies codebooks for each position has to be tall to be worth it
-    threads, unroll = (256, 64 * wide // 256) if whole else (1024, 512 * wide // 1024)
-    if beside:
-        # codebooks stay from tile to tile; BESIDE_ROWS divide the rows of DiT-XL/2's layers
-        threads, unroll = 1024, min(MOST_UNROLL, BESIDE_ROWS * wide // 1024)
     return DecodeForm(
         d=weight.d,
         bits=weight.code_bits,
         whole=whole,
-        positions=wide,
-        threads=threads,
-        unroll=max(1, unroll),
+        positions=max(1, wide),
+        # a tile that copies codebooks for each position has to be tall to be worth it
+        threads=256 if whole else 1024,
+        unroll=max(1, 64 * wide // 256 if whole else 512 * wide // 1024),
         scaled=weight.scale is not None,
         dtype=dtype,
-        beside=beside,
     )
 
 
-def group_decodes(
-    weights: Sequence[CodedWeight], outs: Sequence[Tensor], blocks: int | None = None
-) -> list[DecodeGroup]:
+def group_decodes(weights: Sequence[CodedWeight], outs: Sequence[Tensor]) -> list[DecodeGroup]:
     """Prepare to write weights into buffers that stay where they are.
 
     Parameters
@@ -181,8 +166,6 @@ def group_decodes(
         On one CUDA device.
     outs
         (out, in) each, of one dtype, their columns contiguous.
-    blocks
-        How many share the work, a multiprocessor each; None: as many as it has tiles.
 
     Raises
     ------
@@ -192,10 +175,9 @@ def group_decodes(
     by_form: dict[DecodeForm, list[tuple[CodedWeight, Tensor]]] = {}
     for weight, out in zip(weights, outs, strict=True):
         _check(weight, out)
-        form = form_of(weight, out.dtype, beside=blocks is not None)
-        by_form.setdefault(form, []).append((weight, out))
+        by_form.setdefault(form_of(weight, out.dtype), []).append((weight, out))
     return [
-        _group(form, pairs[start : start + LAYERS], blocks)
+        _group(form, pairs[start : start + LAYERS])
         for form, pairs in by_form.items()
         for start in range(0, len(pairs), LAYERS)
     ]
@@ -213,7 +195,7 @@ def decode_many(groups: Sequence[DecodeGroup]) -> None:
             kernel,
             (group.blocks, 1),
             group.form.threads,
-            [group.layers, ctypes.c_int(group.count), ctypes.c_int(group.tiles)],
+            [group.layers, ctypes.c_int(group.count)],
             shared=group.shared,
         )
 
@@ -236,19 +218,17 @@ def decode(weight: CodedWeight, dtype: torch.dtype, out: Tensor | None = None) -
     return out
 
 
-def _group(
-    form: DecodeForm, pairs: Sequence[tuple[CodedWeight, Tensor]], blocks: int | None
-) -> DecodeGroup:
+def _group(form: DecodeForm, pairs: Sequence[tuple[CodedWeight, Tensor]]) -> DecodeGroup:
     fields: list[int] = []
     kept: list[Tensor | None] = []
-    tiles = most = 0
+    blocks = most = 0
     for weight, out in pairs:
         entries = len(weight.pool if weight.table is None else weight.table)
         tensors = (*weight.tensors, out)
         kept += tensors
         fields += [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        fields += [weight.shape[0], weight.positions, entries, out.stride(0), tiles]
-        tiles += -(-weight.positions // form.positions) * -(-weight.shape[0] // form.rows)
+        fields += [weight.shape[0], weight.positions, entries, out.stride(0), blocks]
+        blocks += -(-weight.positions // form.positions) * -(-weight.shape[0] // form.rows)
         most = max(most, entries)
     copied = most if form.whole else form.positions << form.bits
     return DecodeGroup(
@@ -256,8 +236,7 @@ def _group(
         layers=_Descriptors(*fields),
         count=len(pairs),
         kept=tuple(kept),
-        tiles=tiles,
-        blocks=min(tiles, blocks or tiles),
+        blocks=blocks,
         shared=copied * 2 * form.d,
     )
 

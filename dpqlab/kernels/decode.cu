@@ -6,9 +6,6 @@
 // Then G neighbouring lanes decode G neighbouring positions of a row, 128 bytes or more that are
 // stored together.
 //
-// A block has one tile, or (BESIDE) a range of tiles, downwards first, so that a few blocks decode
-// whole layers on a few multiprocessors and copy codewords only where the codebooks change.
-//
 // Nothing outside is ever read: an index into shared memory is below the rows copied there.
 
 #include "ptx.cuh"
@@ -65,123 +62,89 @@ struct Layers {
   Layer layer[LAYERS];
 };
 
-#if BESIDE
-#define BOUNDS THREADS, 1
-#else
-#define BOUNDS THREADS
-#endif
-
-extern "C" __global__ void __launch_bounds__(BOUNDS)
-    decode_layers(const __grid_constant__ Layers layers, int count, int tiles) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    decode_layers(const __grid_constant__ Layers layers, int count) {
   extern __shared__ __align__(16) unsigned char memory[];
   Codeword* kept = (Codeword*)memory;
   constexpr int STEP = THREADS / G;
-#if BESIDE
-  const int begins = (int)((long long)tiles * blockIdx.x / gridDim.x);
-  const int ends = (int)((long long)tiles * (blockIdx.x + 1) / gridDim.x);
-  int kept_layer = -1, kept_left = -1;
-#pragma unroll 1
-  for (int index = begins; index < ends; ++index) {
-#else
-  {
-    const int index = blockIdx.x;
-#endif
-    int which = 0;
-#pragma unroll
-    for (int i = 1; i < LAYERS; ++i)
-      if (i < count && index >= layers.layer[i].start) which = i;
-    const Layer& layer = layers.layer[which];
-    const int rows = (int)layer.rows, positions = (int)layer.positions;
-    const int tile = (int)(index - layer.start);
-#if BESIDE
-    const int down = (rows + STEP * UNROLL - 1) / (STEP * UNROLL);
-    const int left = tile / down * G, top = tile % down * (STEP * UNROLL);
-#else
-    const int across = (positions + G - 1) / G;
-    const int left = tile % across * G, top = tile / across * (STEP * UNROLL);
-#endif
-    const int position = left + threadIdx.x % G, row = top + threadIdx.x / G;
-    const bool there = position < positions;
 
-    // Everything that does not depend on anything is asked for first: codes, scales, codewords.
-    // 64 bits once a tile, 32 within it.
-    const unsigned long long start = (unsigned long long)top * positions * BITS;
-    const unsigned long long bytes = ((unsigned long long)rows * positions * BITS + 7) / 8;
-    const unsigned long long rest = bytes - (start >> 3);
-    const unsigned char* stream = layer.codes + (start >> 3);
-    const unsigned end = rest < 0xffffffffull ? (unsigned)rest : 0xffffffffu;
-    unsigned bit = (unsigned)(start & 7) + (unsigned)position * BITS +
-                   (unsigned)(row - top) * (unsigned)positions * BITS;
-    unsigned code[UNROLL];
+  int which = 0;
+#pragma unroll
+  for (int i = 1; i < LAYERS; ++i)
+    if (i < count && blockIdx.x >= layers.layer[i].start) which = i;
+  const Layer& layer = layers.layer[which];
+  const int rows = (int)layer.rows, positions = (int)layer.positions;
+  const int across = (positions + G - 1) / G;
+  const int tile = (int)(blockIdx.x - layer.start);
+  const int left = tile % across * G, position = left + threadIdx.x % G;
+  const int top = tile / across * (STEP * UNROLL), row = top + threadIdx.x / G;
+  const bool there = position < positions;
+
+  // Everything that does not depend on anything is asked for first: codes, scales, codewords.
+  // 64 bits once a tile, 32 within it.
+  const unsigned long long start = (unsigned long long)top * positions * BITS;
+  const unsigned long long bytes = ((unsigned long long)rows * positions * BITS + 7) / 8;
+  const unsigned long long rest = bytes - (start >> 3);
+  const unsigned char* stream = layer.codes + (start >> 3);
+  const unsigned end = rest < 0xffffffffull ? (unsigned)rest : 0xffffffffu;
+  unsigned bit = (unsigned)(start & 7) + (unsigned)position * BITS +
+                 (unsigned)(row - top) * (unsigned)positions * BITS;
+  unsigned code[UNROLL];
 #if SCALED
-    unsigned short scale[UNROLL];
+  unsigned short scale[UNROLL];
 #endif
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
-      const unsigned at = bit >> 3;
-      code[u] = 0;
-      if (there && row + u * STEP < rows) {
+  for (int u = 0; u < UNROLL; ++u) {
+    const unsigned at = bit >> 3;
+    code[u] = 0;
+    if (there && row + u * STEP < rows) {
 #pragma unroll
-        for (int i = 0; i < LOADS; ++i)
-          if (i == 0 || at + i < end) code[u] |= (unsigned)__ldg(stream + at + i) << (8 * i);
+      for (int i = 0; i < LOADS; ++i)
+        if (i == 0 || at + i < end) code[u] |= (unsigned)__ldg(stream + at + i) << (8 * i);
 #if SCALED
-        scale[u] = __ldg(layer.scale + row + u * STEP);
+      scale[u] = __ldg(layer.scale + row + u * STEP);
 #endif
-      }
-      code[u] = (code[u] >> (bit & 7)) & ((1u << BITS) - 1);
-      bit += (unsigned)STEP * (unsigned)positions * BITS;
     }
+    code[u] = (code[u] >> (bit & 7)) & ((1u << BITS) - 1);
+    bit += (unsigned)STEP * (unsigned)positions * BITS;
+  }
 #if WHOLE
-    const int begin = there ? __ldg(layer.first + position) : 0;
-    const int last = there ? __ldg(layer.size + position) - 1 : 0;
-#endif
-#if BESIDE
-    const bool fresh = which != kept_layer || (!WHOLE && left != kept_left);
-    kept_layer = which, kept_left = left;
-    if (fresh) {
-      __syncthreads();  // all are done with the codewords of the tile before
-#else
-    {
-#endif
-#if WHOLE
-      for (int i = threadIdx.x; i < layer.entries; i += THREADS)
-        kept[i] = as_kept(layer.pool[layer.table == nullptr ? i : layer.table[i]]);
+  const int begin = there ? __ldg(layer.first + position) : 0;
+  const int last = there ? __ldg(layer.size + position) - 1 : 0;
+  for (int i = threadIdx.x; i < layer.entries; i += THREADS)
+    kept[i] = as_kept(layer.pool[layer.table == nullptr ? i : layer.table[i]]);
 #else
 #pragma unroll 4
-      for (int i = threadIdx.x; i < (G << BITS); i += THREADS) {
-        const int g = left + (i >> BITS), c = i & ((1 << BITS) - 1);
-        if (g < positions) {
-          const int last = __ldg(layer.size + g) - 1;
-          const int entry = __ldg(layer.first + g) + (c < last ? c : last);
-          kept[i] = as_kept(layer.pool[layer.table == nullptr ? entry : layer.table[entry]]);
-        }
-      }
-#endif
-      __syncthreads();
+  for (int i = threadIdx.x; i < (G << BITS); i += THREADS) {
+    const int g = left + (i >> BITS), c = i & ((1 << BITS) - 1);
+    if (g < positions) {
+      const int last = __ldg(layer.size + g) - 1;
+      const int entry = __ldg(layer.first + g) + (c < last ? c : last);
+      kept[i] = as_kept(layer.pool[layer.table == nullptr ? entry : layer.table[entry]]);
     }
+  }
+#endif
+  __syncthreads();
+  if (!there) return;
 
-#if !BESIDE
-    if (!there) return;
-#endif
 #if !WHOLE
-    const Codeword* mine = kept + ((threadIdx.x % G) << BITS);
+  const Codeword* mine = kept + ((threadIdx.x % G) << BITS);
 #endif
-    unsigned short* out = layer.out + (long long)position * D;
+  unsigned short* out = layer.out + (long long)position * D;
 #pragma unroll
-    for (int u = 0; u < UNROLL; ++u) {
-      const int r = row + u * STEP;
-      if ((!BESIDE || there) && r < rows) {
+  for (int u = 0; u < UNROLL; ++u) {
+    const int r = row + u * STEP;
+    if (r < rows) {
 #if WHOLE
-        const int c = (int)code[u];
-        Codeword value = kept[begin + (c < last ? c : last)];
+      const int c = (int)code[u];
+      Codeword value = kept[begin + (c < last ? c : last)];
 #else
-        Codeword value = mine[code[u]];
+      Codeword value = mine[code[u]];
 #endif
 #if SCALED
-        value = scaled(value, half_to_float(scale[u]));
+      value = scaled(value, half_to_float(scale[u]));
 #endif
-        *(Codeword*)(out + r * layer.stride) = value;
-      }
+      *(Codeword*)(out + r * layer.stride) = value;
     }
   }
 }

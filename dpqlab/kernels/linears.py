@@ -232,40 +232,17 @@ def chosen_decode(weight: CodedWeight, dtype: torch.dtype, out: Tensor | None = 
 
 
 def group_decodes(
-    weights: Sequence[CodedWeight], outs: Sequence[Tensor], multiprocessors: int | None = None
+    weights: Sequence[CodedWeight], outs: Sequence[Tensor]
 ) -> Callable[[], object] | None:
     """Return what decodes weights into buffers that stay, in few launches; None on the CPU.
 
     It copies nothing to the device and allocates nothing, so that a CUDA graph can capture it.
-
-    Parameters
-    ----------
-    weights, outs
-        As many buffers as weights, on one device.
-    multiprocessors
-        How many it may use; then None is returned where no decoder keeps to that. None: all.
     """
-    if multiprocessors is not None:
-        return _decodes_beside(weights, outs, multiprocessors)
     names = {decoder_for(weight, out.dtype) for weight, out in zip(weights, outs, strict=True)}
     if not names <= {"cuda", "triton"} or len(names) != 1:
         return None
     module: Any = importlib.import_module(_DECODERS[names.pop()])
     groups = module.group_decodes(weights, outs)
-    return lambda: module.decode_many(groups)
-
-
-def _decodes_beside(
-    weights: Sequence[CodedWeight], outs: Sequence[Tensor], multiprocessors: int
-) -> Callable[[], object] | None:
-    wanted = os.environ.get(VARIABLE) or None
-    offered = next(backend for backend in backends() if backend.name == "cuda")
-    if wanted not in (None, "cuda") or not offered.available:
-        return None
-    module: Any = importlib.import_module(_DECODERS["cuda"])
-    if any(module.refusal(w, out.dtype) for w, out in zip(weights, outs, strict=True)):
-        return None
-    groups = module.group_decodes(weights, outs, multiprocessors)
     return lambda: module.decode_many(groups)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dpqlab.diffusion.runtime.belt import Belt
-from dpqlab.diffusion.runtime.config import RESERVED_SHARE
 from dpqlab.diffusion.runtime.linears import TokenLinear, token_linear, token_linears
 from dpqlab.diffusion.runtime.parts import Part, decode_into
 from dpqlab.kernels.coded import CodedWeight
@@ -131,7 +129,6 @@ def token_rows(
     arithmetic = 2 * rows * weights / ceilings.product
     dense = _dense_parts(kinds)
     belt = Belt(torch.device("cuda"), torch.bfloat16, overlap=False)
-    beside = torch.cuda.get_device_properties("cuda").multi_processor_count // RESERVED_SHARE
     apart = [token_linear([part], "hold", belt) for block in dense for part in block.values()]
     joined = [token_linear(parts, "hold", belt) for block in dense for parts in _joined(block)]
     works: dict[str, Work] = {
@@ -147,11 +144,9 @@ def token_rows(
             {n: _coded_part(layers[block]) for n, layers in coded.items()}
             for block in range(blocks)
         ]
-        for how, reserve in {"": None, ", decoding aside": 0, ", decoding beside": beside}.items():
-            way, overlap = name + how, reserve is not None
-            belts.append(
-                Belt(torch.device("cuda"), torch.bfloat16, overlap=overlap, reserve=reserve or 0)
-            )
+        for overlap in (False, True):
+            way = name + (", decoding aside" if overlap else "")
+            belts.append(Belt(torch.device("cuda"), torch.bfloat16, overlap=overlap))
             linears = [
                 linear
                 for block in parts
@@ -183,10 +178,10 @@ def token_rows(
 
 
 def _pass(linears: Sequence[TokenLinear], inputs: dict[int, Tensor], belt: Belt | None = None):
-    rows = len(next(iter(inputs.values())))
-    with nullcontext() if belt is None else belt.passing(rows):
-        for linear in linears:
-            linear(inputs[_columns(linear)])
+    if belt is not None:
+        belt.start()
+    for linear in linears:
+        linear(inputs[_columns(linear)])
 
 
 def _decode_all(belt: Belt, stops: int) -> None:

@@ -437,9 +437,6 @@ def test_a_pipeline_takes_it(dit):
         ({"table_bytes": -1}, "table_bytes"),
         ({"table_bytes": 1.5}, "table_bytes"),
         ({"table_bytes": True}, "table_bytes"),
-        ({"reserve": -1}, "reserve"),
-        ({"reserve": 0.5}, "reserve"),
-        ({"reserve": True}, "reserve"),
     ],
 )
 def test_impossible_settings(options, what):

@@ -13,7 +13,6 @@ from dpqlab.core import CodebookCodec
 from dpqlab.diffusion import SampleRequest, make_scheduler, sample_images, sample_steps
 from dpqlab.diffusion.dit import DIT_XL_2
 from dpqlab.diffusion.runtime import DiTRuntime, RuntimeConfig, prepare_runtime
-from dpqlab.errors import ConfigError
 from dpqlab.nn import Plan, compress_
 from tests.tiny import tiny_dit
 
@@ -87,7 +86,7 @@ def test_graphs_and_overlap_change_no_bit(dtype, modulation):
     results: list[list[Tensor]] = []
     for graphs in (False, True):
         for overlap in (False, True):
-            config = RuntimeConfig(modulation=modulation, graphs=graphs, overlap=overlap, reserve=0)
+            config = RuntimeConfig(modulation=modulation, graphs=graphs, overlap=overlap)
             runtime = prepare_runtime(model, config)
             torch.manual_seed(1)
             results.append([result(runtime, *inputs(model, n)) for n in (4, 1, 4, 3)])
@@ -100,33 +99,12 @@ def test_overlap_is_never_too_early():
     """Each layer is multiplied with its own weight, however the two streams run."""
     model = small(coded=True)
     serial = prepare_runtime(model, RuntimeConfig(graphs=False, overlap=False))
-    overlapped = prepare_runtime(model, RuntimeConfig(reserve=0))
+    overlapped = prepare_runtime(model, RuntimeConfig(overlap=True))
     for count in (1, 2, 8, 32):
         x, times, labels = inputs(model, count)
         expected = result(serial, x, times, labels)
         for _ in range(20):
             assert torch.equal(result(overlapped, x, times, labels), expected)
-
-
-@pytest.mark.parametrize("graphs", [False, True])
-@pytest.mark.parametrize("reserve", [1, 16, 100, None])
-def test_decoding_beside_products_is_never_too_early(reserve, graphs):
-    """Products may be computed by other kernels then: the same to rounding, each time alike."""
-    model = small(coded=True).to(torch.bfloat16)
-    serial = prepare_runtime(model, RuntimeConfig(graphs=False, overlap=False))
-    beside = prepare_runtime(model, RuntimeConfig(reserve=reserve, graphs=graphs))
-    for count in (1, 2, 8, 32):
-        x, times, labels = inputs(model, count)
-        expected = result(serial, x, times, labels)
-        first = result(beside, x, times, labels)
-        assert error(first, expected) < 2e-2
-        for _ in range(20):
-            assert torch.equal(result(beside, x, times, labels), first)
-
-
-def test_no_more_is_reserved_than_there_is():
-    with pytest.raises(ConfigError, match="multiprocessors"):
-        prepare_runtime(small(coded=True), RuntimeConfig(reserve=100_000))
 
 
 def test_a_result_is_not_written_over():

@@ -119,21 +119,6 @@ def test_machine_code_keeps_everything_in_registers(
     assert 2 * threads * registers <= 65_536
 
 
-@pytest.mark.skipif(nvrtc.trouble() is not None, reason="NVRTC is not installed")
-@pytest.mark.parametrize(("d", "k", "scopes", "scaled"), SHIPPED)
-def test_machine_code_of_a_decoder_beside_other_work(
-    d: int, k: int, scopes: str, scaled: bool
-) -> None:
-    weight = weight_of(d, k, scopes, scaled=scaled, columns=1152)
-    form = form_of(weight, torch.bfloat16, beside=True)
-    assert 1152 % form.rows == 0  # whole tiles of every layer of DiT-XL/2
-    source = replace(form.source(), options=(*form.source().options, "--ptxas-options=-v"))
-    _, log = nvrtc.compile_source(source, "sm_90")
-    assert re.findall(r"(\d+) bytes spill stores", log) == ["0"]
-    (registers,) = map(int, re.findall(r"Used (\d+) registers", log))
-    assert form.threads * registers <= 65_536
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("d", "k", "scopes", "scaled"), SHIPPED)
@@ -172,21 +157,5 @@ def test_layers_of_one_launch_on_a_gpu() -> None:
     groups = group_decodes([on_gpu(weight) for weight in weights], parts)
     assert len(groups) == 1
     decode_many(groups)
-    for weight, part in zip(weights, parts, strict=True):
-        assert torch.equal(part.cpu(), reference.decode(weight, torch.bfloat16))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("blocks", [1, 3, 16, 10_000])
-@pytest.mark.parametrize(("d", "k", "scopes", "scaled"), SHIPPED)
-def test_a_few_blocks_decode_the_same_on_a_gpu(
-    d: int, k: int, scopes: str, scaled: bool, blocks: int
-) -> None:
-    extras = ("scale",) if scaled else ()
-    shapes = [(1152, 1152), (100, 1152), (513, 1152)]
-    weights = [random_weight(shape, d, k, scopes=scopes, extras=extras) for shape in shapes]
-    buffer = torch.full((1765, 1152), torch.nan, dtype=torch.bfloat16, device="cuda")
-    parts = buffer.split([shape[0] for shape in shapes])
-    decode_many(group_decodes([on_gpu(weight) for weight in weights], parts, blocks))
     for weight, part in zip(weights, parts, strict=True):
         assert torch.equal(part.cpu(), reference.decode(weight, torch.bfloat16))

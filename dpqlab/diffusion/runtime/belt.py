@@ -3,26 +3,17 @@
 With overlap a second CUDA stream decodes ahead: a buffer is filled anew as soon as the product that
 read it is done, while the current stream goes on with the other. Events order the two streams, so
 the whole can be captured in a CUDA graph. Without overlap there is one buffer and one stream.
-
-Products of many rows take every multiprocessor, and decoding fills the gaps between them. Products
-of few rows cannot use them all: some are reserved then, and a decoder that keeps to them runs
-beside the products all the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from dpqlab.diffusion.runtime.config import Held
-from dpqlab.diffusion.runtime.parts import Part, filler, filler_beside
-from dpqlab.kernels.devices import can_leave_multiprocessors, multiprocessors_left
-
-FEW_ROWS = 1024
-"""Rows of a product up to which multiprocessors are reserved: two images of DiT-XL/2, guided."""
+from dpqlab.diffusion.runtime.parts import Part, filler
 
 
 class Belt:
@@ -34,22 +25,15 @@ class Belt:
         Of the decoded weights.
     overlap
         Decode ahead on a second stream (CUDA only).
-    reserve
-        Multiprocessors on which it does so while products of few rows run on the others; 0: none.
     """
 
-    def __init__(
-        self, device: torch.device, dtype: torch.dtype, *, overlap: bool, reserve: int = 0
-    ) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, overlap: bool) -> None:
         self.device, self.dtype = device, dtype
         self.overlap = overlap and device.type == "cuda"
-        self._reserve = reserve if self.overlap and can_leave_multiprocessors() else 0
         self._stops: list[tuple[Part, ...]] = []
         self._values = 0
         self._buffers: tuple[Tensor, ...] | None = None
         self._fillers: list[Callable[[], object]] = []
-        self._beside: list[Callable[[], object]] = []
-        self._fill = self._fillers
         self._stream = torch.cuda.Stream(device) if self.overlap else None
         self._decoded: dict[int, torch.cuda.Event] = {}
 
@@ -64,16 +48,8 @@ class Belt:
         assert self._buffers is None, "buffers are made: their addresses may be in a graph"
         self._values = max(self._values, sum(out * columns for out, columns in map(_shape, parts)))
 
-    @contextmanager
-    def passing(self, rows: int) -> Iterator[None]:
-        """Go through the layers once, multiplying each with so many rows."""
-        beside = rows <= FEW_ROWS and bool(self._beside)
-        self._fill = self._beside if beside else self._fillers
-        with multiprocessors_left(self._reserve if beside else 0):
-            self._start()
-            yield
-
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin a forward pass."""
         self._decoded.clear()
         if self._stream is not None and self._stops:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
@@ -91,7 +67,7 @@ class Belt:
             False when it has been taken in this pass already.
         """
         if first and self._stream is None:
-            self._fill[place]()
+            self._fillers[place]()
         elif first:
             torch.cuda.current_stream(self.device).wait_event(self._decoded[place])
         return self._view(self._stops[place], 0 if self._stream is None else place % 2)
@@ -107,7 +83,7 @@ class Belt:
     def decoded(self, parts: Sequence[Part]) -> Tensor:
         """Decode layers now, on the current stream; the next call may overwrite the result.
 
-        Not within :meth:`passing` with overlap.
+        Not between :meth:`start` and the last :meth:`release` of a pass with overlap.
         """
         weight = self._view(parts, 0)
         for part, out in zip(parts, weight.split([part.shape[0] for part in parts]), strict=True):
@@ -131,21 +107,10 @@ class Belt:
                 filler(parts, self._view(parts, place % count))
                 for place, parts in enumerate(self._stops)
             ]
-            self._fill = self._fillers
-            self._beside = self._fillers_beside() if self._reserve else []
-
-    def _fillers_beside(self) -> list[Callable[[], object]]:
-        """Return what decodes on a few multiprocessors; nothing where one of the layers cannot."""
-        fillers = [
-            filler_beside(parts, self._view(parts, place % 2), self._reserve)
-            for place, parts in enumerate(self._stops)
-        ]
-        able = [filler for filler in fillers if filler is not None]
-        return able if len(able) == len(fillers) else []
 
     def _decode_aside(self, place: int) -> None:
         with torch.cuda.stream(self._stream):
-            self._fill[place]()
+            self._fillers[place]()
             event = torch.cuda.Event()
             event.record(self._stream)
         self._decoded[place] = event

@@ -16,10 +16,6 @@ Held = tuple[str, Tensor]
 """A tensor that stays in memory, and the field of :class:`HeldBytes` that it counts for."""
 
 
-RESERVED_SHARE = 8
-"""One multiprocessor in so many is reserved for decoding."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """How to compute a DiT's forward pass.
@@ -40,10 +36,6 @@ class RuntimeConfig:
         Replay the forward pass as a CUDA graph; None: wherever there is CUDA.
     overlap
         On CUDA, decode the next layers on a second stream while the present one multiplies.
-    reserve
-        Multiprocessors that only decode, with overlap, while products of few rows leave them
-        alone. None: one in eight. 0: none, decoding fills the gaps between products, as it always
-        does where rows are many, or where no CUDA decoder suits a codec.
     table_bytes
         Most bytes that the table of ``modulation="ahead"`` may take. A longer schedule is computed
         in runs of steps that fit; one step is always held.
@@ -58,7 +50,6 @@ class RuntimeConfig:
     linear: LinearMode | None = None
     graphs: bool | None = None
     overlap: bool = True
-    reserve: int | None = None
     table_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
@@ -72,9 +63,11 @@ class RuntimeConfig:
                 f"graphs is {self.graphs!r} and overlap {self.overlap!r}: expected True or False "
                 "(None lets the device decide about graphs)"
             )
-        for name, size in (("table_bytes", self.table_bytes), ("reserve", self.reserve or 0)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-                raise ConfigError(f"{name} is {size!r}: expected a whole number, 0 or more")
+        size = self.table_bytes
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise ConfigError(
+                f"table_bytes is {size!r}: expected a whole number of bytes, 0 or more"
+            )
 
     def linear_on(self, device_type: str) -> LinearMode:
         """Return what compressed layers do on a device."""

@@ -101,33 +101,15 @@ def filler(parts: Sequence[Part], out: Tensor) -> Callable[[], object]:
     The function copies nothing to the device, so a CUDA graph can capture it; neighbours of one
     kind of codec are one launch on a GPU.
     """
-    together = _together(parts, out, None)
-    if together is not None:
-        return together
-    pairs = list(zip(parts, _rows_of(parts, out), strict=True))
-    return lambda: [part.write(there) for part, there in pairs]
-
-
-def filler_beside(
-    parts: Sequence[Part], out: Tensor, multiprocessors: int
-) -> Callable[[], object] | None:
-    """Return the same on a few multiprocessors of a GPU, or None where no decoder can do that."""
-    return _together(parts, out, multiprocessors)
-
-
-def _together(
-    parts: Sequence[Part], out: Tensor, multiprocessors: int | None
-) -> Callable[[], object] | None:
+    pairs = list(zip(parts, out.split([part.shape[0] for part in parts]), strict=True))
     coded = [part.coded for part in parts if part.coded is not None]
-    if len(coded) < len(parts) or parts[0].decoder is not decode_into:
-        return None
-    from dpqlab.kernels.linears import group_decodes
+    if len(coded) == len(parts) and parts[0].decoder is decode_into:
+        from dpqlab.kernels.linears import group_decodes
 
-    return group_decodes(coded, _rows_of(parts, out), multiprocessors)
-
-
-def _rows_of(parts: Sequence[Part], out: Tensor) -> tuple[Tensor, ...]:
-    return out.split([part.shape[0] for part in parts])
+        together = group_decodes(coded, [there for _, there in pairs])
+        if together is not None:
+            return together
+    return lambda: [part.write(there) for part, there in pairs]
 
 
 def held_weight(parts: Sequence[Part], dtype: torch.dtype, device: torch.device) -> Tensor:

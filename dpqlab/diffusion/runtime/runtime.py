@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpqlab.diffusion.runtime.belt import Belt
 from dpqlab.diffusion.runtime.conditions import StepInputs, check_labels, host_conditions
-from dpqlab.diffusion.runtime.config import RESERVED_SHARE, Held, HeldBytes, RuntimeConfig
+from dpqlab.diffusion.runtime.config import Held, HeldBytes, RuntimeConfig
 from dpqlab.diffusion.runtime.graphs import Graphed
 from dpqlab.diffusion.runtime.modulation import (
     BulkModulation,
@@ -59,12 +59,7 @@ class DiTRuntime:
         self.dtype = compute_dtype(transformer)
         self.device = _one_device(transformer)
         self._graphs = _wants_graphs(settings, self.device)
-        belt = Belt(
-            self.device,
-            self.dtype,
-            overlap=settings.overlap,
-            reserve=_reserved(settings, self.device),
-        )
+        belt = Belt(self.device, self.dtype, overlap=settings.overlap)
         groups = grouped(transformer.transformer_blocks, self._modulations(transformer, decoder))
         width = transformer.inner_dim
         layout = layout_of(groups, width)
@@ -234,19 +229,6 @@ def _one_device(transformer: nn.Module) -> torch.device:
             "that holds its values; move it there first"
         )
     return devices.pop()
-
-
-def _reserved(settings: RuntimeConfig, device: torch.device) -> int:
-    if device.type != "cuda" or settings.reserve == 0:
-        return 0
-    there = torch.cuda.get_device_properties(device).multi_processor_count
-    reserve = there // RESERVED_SHARE if settings.reserve is None else settings.reserve
-    if reserve >= there:
-        raise ConfigError(
-            f"reserve is {reserve} on a device of {there} multiprocessors: expected fewer, since "
-            "products need some too"
-        )
-    return reserve
 
 
 def _wants_graphs(settings: RuntimeConfig, device: torch.device) -> bool:

@@ -102,10 +102,7 @@ class Trunk:
         rows
             Modulations (N, total).
         """
-        with self.belt.passing(len(x) * self.side**2):
-            return self._pass(x, rows)
-
-    def _pass(self, x: Tensor, rows: Tensor) -> Tensor:
+        self.belt.start()
         norms, count = self.norms, len(self.blocks)
         h = self._patches(x)
         shift, scale, *_ = self.layout.block(rows, 0)
