@@ -163,8 +163,8 @@ def _block(block: Any, name: str, mode: LinearMode, belt: Belt, decoder: Decoder
         return [Part.of(layer, f"{name}.{key}", decoder) for key, layer in layers.items()]
 
     three = parts(to_q=attention.to_q, to_k=attention.to_k, to_v=attention.to_v)
-    rest = parts(to_out=attention.to_out[0], up=up.proj, down=down)
-    qkv, out, up_linear, down_linear = block_linears(three, *rest, mode, belt)
+    to_out, up_part, down_part = parts(to_out=attention.to_out[0], up=up.proj, down=down)
+    qkv, out, up_linear, down_linear = block_linears(three, to_out, up_part, down_part, mode, belt)
     return Block(
         qkv=qkv,
         out=out,
