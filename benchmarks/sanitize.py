@@ -1,0 +1,268 @@
+"""Every GPU kernel on damaged weights, under NVIDIA's compute-sanitizer.
+
+    python -m benchmarks.sanitize [--tools memcheck racecheck] [--results DIR] [--dry]
+
+The sizes are ragged, the numbers of codewords no powers of two, and half of the weights have codes
+of ones only: each lies beyond its codebook, and counts as the last codeword on every backend.
+Every tensor is an allocation of its own, so that a byte read past its end is seen, and each result
+is compared with the reference. One record a tool. ``racecheck`` watches shared memory: it gets the
+kernels in CUDA C++ alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.record import RESULTS, append, make_record
+from dpqlab.core import packed_size
+from dpqlab.core.packing import code_bits
+from dpqlab.kernels import norms, reference
+from dpqlab.kernels.coded import CodedWeight, runs_of_positions
+
+SUITE = "sanitize"
+TOOLS = ("memcheck", "racecheck")
+FAILED = 99
+SUMMARY = re.compile(r"(?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)")
+SHAPES = ((37, 24), (130, 160), (513, 72))
+WORDS = (5, 300)
+TOLERANCE = 2e-2  # bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A kernel on an input; ``run`` raises if the result is wrong."""
+
+    name: str
+    run: Callable[[], None]
+
+
+def damaged_weight(
+    shape: tuple[int, int], d: int, k: int, *, scope: str, extras: bool, ones: bool
+) -> CodedWeight:
+    """Return a weight with random bytes as codes, or with ones only.
+
+    Parameters
+    ----------
+    shape
+        (out, in).
+    d, k
+        Length of a sub-vector, and codewords of a codebook.
+    scope
+        ``"position"`` or ``"layer"``.
+    extras
+        Whether with a table and row scales.
+    ones
+        Whether every code is the largest that its bits can say.
+    """
+    out, columns = shape
+    m, bits = -(-columns // d), code_bits(k)
+    books = m if scope == "position" else 1
+    base = k * torch.arange(books + 1)
+    first, size = runs_of_positions(base, torch.arange(m) % books)
+    entries = k * books
+    size_in_bytes = packed_size(out * m, bits)
+    codes = torch.full((size_in_bytes,), 255) if ones else torch.randint(256, (size_in_bytes,))
+    stored = entries // 2 + 1 if extras else entries
+    return CodedWeight(
+        codes=codes.to(torch.uint8),
+        pool=(0.05 * torch.randn(stored, d)).half(),
+        first=first,
+        size=size,
+        table=torch.randint(stored, (entries,), dtype=torch.int32) if extras else None,
+        scale=(0.5 + torch.rand(out)).half() if extras else None,
+        shape=shape,
+        code_bits=bits,
+    )
+
+
+def on_gpu(weight: CodedWeight) -> CodedWeight:
+    """Return the weight on the GPU."""
+    names = ("codes", "pool", "first", "size", "table", "scale")
+    values = {name: getattr(weight, name) for name in names}
+    return replace(weight, **{n: None if v is None else v.cuda() for n, v in values.items()})
+
+
+def cases(*, only_cuda: bool = False) -> Iterator[Case]:
+    """Yield everything to run; weights are drawn anew, alike in every call."""
+    torch.manual_seed(0)
+    for shape in SHAPES:
+        for k in WORDS:
+            for scope in ("position", "layer"):
+                weight = partial(damaged_weight, shape, k=k, scope=scope)
+                for ones in (False, True):
+                    what = (
+                        f"{shape}, k={k}, a codebook each {scope}, {'ones' if ones else 'random'}"
+                    )
+                    eight = weight(d=8, extras=ones, ones=ones)
+                    four = weight(d=4, extras=not ones, ones=ones)
+                    yield Case(name=f"CUDA decoder, {what}", run=partial(_decode, eight, "cuda"))
+                    yield Case(
+                        name=f"CUDA decoder, d=4, {what}", run=partial(_decode, four, "cuda")
+                    )
+                    yield Case(name=f"table kernel, {what}", run=partial(_table, four))
+    if only_cuda:
+        return
+    for scope, extras in (("position", False), ("layer", True)):
+        for ones in (False, True):
+            weight = damaged_weight((130, 158), 6, 37, scope=scope, extras=extras, ones=ones)
+            what = f"d=6, k=37, a codebook each {scope}, {'ones' if ones else 'random'}"
+            yield Case(name=f"Triton decoder, {what}", run=partial(_decode, weight, "triton"))
+            yield Case(name=f"Triton product, {what}", run=partial(_fused, weight))
+    yield Case(name="Triton search, 3 x 1001 points, 37 codewords, d=6", run=_search)
+    yield Case(name="Triton norms, 2 x 5 tokens of 100", run=_norms)
+
+
+def _same(found: Tensor, expected: Tensor) -> None:
+    distance = (found.cpu().double() - expected.double()).norm() / expected.double().norm()
+    if not distance < TOLERANCE:
+        raise AssertionError(f"off by {float(distance):.3g} of its norm: expected {TOLERANCE}")
+
+
+def _decode(weight: CodedWeight, backend: str) -> None:
+    from dpqlab.kernels import cuda_decode, triton_decode
+
+    module: Any = cuda_decode if backend == "cuda" else triton_decode
+    expected = reference.decode(weight, torch.bfloat16)
+    there = on_gpu(weight)
+    _same(module.decode(there, torch.bfloat16), expected)
+    outs = [torch.empty(weight.shape, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
+    module.decode_many(module.group_decodes([there, there], outs))
+    for out in outs:
+        _same(out, expected)
+
+
+def _table(weight: CodedWeight) -> None:
+    from dpqlab.kernels import cuda_table
+    from dpqlab.kernels.table_layout import prepare
+
+    prepared = prepare([on_gpu(weight)], [None])
+    for rows in (1, 2, 7):
+        x = torch.randn(rows, weight.shape[1]).bfloat16()
+        expected = x.double() @ reference.decode(weight, torch.float64).T
+        _same(cuda_table.run(prepared, x.cuda()), expected)
+
+
+def _fused(weight: CodedWeight) -> None:
+    from dpqlab.kernels.triton_linear import fused_linear
+
+    x, bias = torch.randn(70, weight.shape[1]).bfloat16(), torch.randn(weight.shape[0]).bfloat16()
+    expected = x.double() @ reference.decode(weight, torch.float64).T + bias.double()
+    _same(fused_linear(x.cuda(), on_gpu(weight), bias.cuda()), expected)
+
+
+def _search() -> None:
+    from dpqlab.core import search
+    from dpqlab.kernels import triton_search
+
+    points, words = torch.randn(3, 1001, 6), torch.randn(3, 37, 6)
+    square = words.square().sum(2)[:, None]
+    expected = search.nearest(points, words, square)
+    found = triton_search.nearest(points.cuda(), words.cuda(), square.cuda())
+    _same(found.cpu().eq(expected).double().mean(), torch.ones(()))
+
+
+def _norms() -> None:
+    from dpqlab.kernels import triton_norm
+
+    x, y = torch.randn(2, 2, 5, 100).bfloat16()
+    gate, shift, scale = torch.randn(3, 2, 100).bfloat16()
+    expected = norms.gate_add_norm_modulate(x, y, gate, shift, scale)
+    there = (tensor.cuda() for tensor in (x, y, gate, shift, scale))
+    for ours, right in zip(triton_norm.gate_add_norm_modulate(*there), expected, strict=True):
+        _same(ours, right)
+
+
+def errors_in(output: str) -> int | None:
+    """Return the number in a tool's summary; None where there is none."""
+    found = SUMMARY.search(output)
+    return None if found is None else int(found[1] or found[2] or 0)
+
+
+def sanitized(tool: str) -> dict[str, Any]:
+    """Run all cases under a tool; return its record.
+
+    Raises
+    ------
+    RuntimeError
+        If the tool says nothing of errors, or the cases did not come to their end.
+    """
+    inside = [sys.executable, "-m", "benchmarks.sanitize", "--inside"]
+    if tool == "racecheck":
+        inside.append("--only-cuda")
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(FAILED), *inside]
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    output = done.stdout + done.stderr
+    errors = errors_in(output)
+    if errors is None or done.returncode not in (0, FAILED):
+        raise RuntimeError(f"{tool} ended with {done.returncode}: {output[-2000:]}")
+    names = [line.removeprefix("case: ") for line in output.splitlines() if line[:6] == "case: "]
+    version = subprocess.run(
+        ["compute-sanitizer", "--version"], capture_output=True, text=True, check=True
+    )
+    return make_record(
+        SUITE,
+        f"every kernel under {tool}",
+        "errors",
+        errors,
+        "errors",
+        higher_is_better=False,
+        goal=0,
+        floor=0,
+        limit=0,
+        details={
+            "cases": names,
+            "tool": version.stdout.strip().splitlines()[-1],
+            "said": [] if errors == 0 else output.splitlines()[-40:],
+        },
+        device="cuda",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the cases under the tools, or here; the exit code is 1 if anything was found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sanitize", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
+    parser.add_argument("--dry", action="store_true", help="print, record nothing")
+    parser.add_argument("--inside", action="store_true", help="run the cases, without any tool")
+    parser.add_argument("--only-cuda", action="store_true", help="with --inside: no Triton")
+    args = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        parser.error("this wants a GPU, and PyTorch sees none here")
+    if args.inside:
+        for case in cases(only_cuda=args.only_cuda):
+            print(f"case: {case.name}", flush=True)
+            case.run()
+        torch.cuda.synchronize()
+        return 0
+    if shutil.which("compute-sanitizer") is None:
+        parser.error("compute-sanitizer is not on the PATH: it comes with NVIDIA's CUDA toolkit")
+    found = 0
+    for tool in args.tools:
+        record = sanitized(tool)
+        found += record["value"]
+        print(f"{tool}: {record['value']} errors, {len(record['details']['cases'])} cases")
+        print("\n".join(record["details"]["said"]), flush=True)
+        if not args.dry:
+            append(record, args.results)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
