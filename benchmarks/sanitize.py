@@ -180,8 +180,10 @@ def _norms() -> None:
     x, y = torch.randn(2, 2, 5, 100).bfloat16()
     gate, shift, scale = torch.randn(3, 2, 100).bfloat16()
     expected = norms.gate_add_norm_modulate(x, y, gate, shift, scale)
-    there = (tensor.cuda() for tensor in (x, y, gate, shift, scale))
-    for ours, right in zip(triton_norm.gate_add_norm_modulate(*there), expected, strict=True):
+    found = triton_norm.gate_add_norm_modulate(
+        x.cuda(), y.cuda(), gate.cuda(), shift.cuda(), scale.cuda()
+    )
+    for ours, right in zip(found, expected, strict=True):
         _same(ours, right)
 
 
