@@ -27,8 +27,8 @@ WHOLE_BYTES = 32 << 10
 """A pool (or table) up to this size is copied into shared memory in whole."""
 CODEBOOK_BYTES = 64 << 10
 """Most shared memory for the codebooks of a tile's positions."""
-LAYERS = 6
-"""Most layers of a launch, those of a block: their addresses are passed by value."""
+LAYERS = 4
+"""Most layers of a launch: their addresses are passed by value."""
 _FIELDS = 12
 _Descriptors = ctypes.c_longlong * (LAYERS * _FIELDS)
 
@@ -97,7 +97,7 @@ class DecodeGroup:
     form
         What the kernel is compiled for.
     layers, count
-        Addresses and sizes of up to six layers, and how many there are.
+        Addresses and sizes of up to four layers, and how many there are.
     kept
         Everything that those addresses point into.
     blocks, shared

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dpqlab.diffusion.runtime.belt import Belt
-from dpqlab.diffusion.runtime.linears import TokenLinear, block_linears, token_linear
+from dpqlab.diffusion.runtime.linears import TokenLinear, token_linear, token_linears
 from dpqlab.diffusion.runtime.parts import Part, decode_into
 from dpqlab.kernels.coded import CodedWeight
 from dpqlab.speed.rows import SpeedRow
@@ -130,7 +130,7 @@ def token_rows(
     dense = _dense_parts(kinds)
     belt = Belt(torch.device("cuda"), torch.bfloat16, overlap=False)
     apart = [token_linear([part], "hold", belt) for block in dense for part in block.values()]
-    joined = [linear for block in dense for linear in block_linears(*_groups(block), "hold", belt)]
+    joined = [token_linear(parts, "hold", belt) for block in dense for parts in _joined(block)]
     works: dict[str, Work] = {
         "dense": captured(lambda: _pass(apart, inputs)),
         "dense, one product for q, k, v": captured(lambda: _pass(joined, inputs)),
@@ -150,13 +150,16 @@ def token_rows(
             linears = [
                 linear
                 for block in parts
-                for linear in block_linears(*_groups(block), "decode", belts[-1])
+                for groups in _stops(block)
+                for linear in token_linears(groups, "decode", belts[-1])
             ]
             belts[-1].make_buffers()
             works[way] = captured(lambda ls=linears, b=belts[-1]: _pass(ls, inputs, b))
             read[way] = sum(map(stored_bytes, all_layers)) + pool_bytes(all_layers)
-            if overlap:
-                works[f"{name}: decoding alone"] = captured(belts[-1].decode_all)
+            if not overlap:
+                works[f"{name}: decoding alone"] = captured(
+                    lambda b=belts[-1], n=3 * blocks: _decode_all(b, n)
+                )
         read[f"{name}: decoding alone"] = read[name]
     times = time_together(works, device="cuda", rounds=12, passes=2 if rows > 1000 else 4)
     peak = peak_details("cuda")
@@ -181,15 +184,25 @@ def _pass(linears: Sequence[TokenLinear], inputs: dict[int, Tensor], belt: Belt 
         linear(inputs[_columns(linear)])
 
 
+def _decode_all(belt: Belt, stops: int) -> None:
+    for place in range(stops):
+        belt.take(place)
+
+
 def _columns(linear: Any) -> int:
     weight = getattr(linear, "weight", None)
     return linear.parts[0].shape[1] if weight is None else weight.shape[1]
 
 
-def _groups(block: dict[str, Part]) -> tuple[list[Part], Part, Part, Part]:
-    """Return q, k and v, and the other Linears of a block, in the order in which they are used."""
-    out, up, down = (part for name, part in block.items() if name not in QKV)
-    return [block[name] for name in QKV], out, up, down
+def _joined(block: dict[str, Part]) -> list[list[Part]]:
+    rest = [[part] for name, part in block.items() if name not in QKV]
+    return [[block[name] for name in QKV], *rest]
+
+
+def _stops(block: dict[str, Part]) -> list[list[list[Part]]]:
+    """Cut a block as the runtime does into Linears that are decoded together."""
+    qkv, *rest = _joined(block)
+    return [[qkv, rest[0]], *([parts] for parts in rest[1:])]
 
 
 def _dense_parts(kinds: dict[str, LayerKind]) -> list[dict[str, Part]]:

@@ -53,19 +53,23 @@ class DecodedLinear:
     ----------
     parts
         Layers below each other.
-    belt, late
-        Which decodes them, and when: see :meth:`Belt.add`.
+    belt, place
+        Which decodes them, and where in its order.
+    rows
+        Where they are among what is decoded there.
     """
 
-    def __init__(self, parts: Sequence[Part], belt: Belt, *, late: bool = False) -> None:
+    def __init__(self, parts: Sequence[Part], belt: Belt, place: int, rows: slice) -> None:
         self.parts = tuple(parts)
         self.bias = joined_bias(parts, belt.dtype, belt.device)
-        self.belt, self.place = belt, belt.add(parts, late=late)
+        self.belt, self.place, self.rows = belt, place, rows
 
     def __call__(self, x: Tensor, gelu: Gelu | None = None) -> Tensor:
-        """Multiply."""
-        y = product(x, self.belt.take(self.place), self.bias, gelu)
-        self.belt.release(self.place)
+        """Multiply; the last of those that were decoded together gives the buffer free."""
+        weight = self.belt.take(self.place, first=self.rows.start == 0)
+        y = product(x, weight[self.rows], self.bias, gelu)
+        if self.rows.stop == len(weight):
+            self.belt.release(self.place)
         return y
 
     def held(self) -> Iterator[Held]:
@@ -98,39 +102,37 @@ class KernelLinear:
             yield from _bias(bias)
 
 
-def token_linear(
-    parts: Sequence[Part], mode: LinearMode, belt: Belt, *, late: bool = False
-) -> TokenLinear:
-    """Choose how a Linear of the model, or several with the same input, are computed.
+def token_linears(
+    groups: Sequence[Sequence[Part]], mode: LinearMode, belt: Belt
+) -> tuple[TokenLinear, ...]:
+    """Choose how Linears that are used one after the other are computed.
 
     Parameters
     ----------
-    parts
-        The layers.
+    groups
+        Layers with the same input, for each of the Linears; all with inputs of the same length.
+        Those that are decoded are decoded together: fewer and larger launches.
     mode
         What packed layers do.
-    belt, late
-        Through which they are decoded, and when: see :meth:`Belt.add`.
+    belt
+        Through which they are decoded.
     """
-    if mode == "hold" or all(part.dense is not None for part in parts):
-        return DenseLinear(parts, belt)
-    if mode == "kernel" and all(part.coded is not None for part in parts):
-        return KernelLinear(parts, belt)
-    return DecodedLinear(parts, belt, late=late)
+    layers = [part for parts in groups for part in parts]
+    if mode == "hold" or all(part.dense is not None for part in layers):
+        return tuple(DenseLinear(parts, belt) for parts in groups)
+    if mode == "kernel" and all(part.coded is not None for part in layers):
+        return tuple(KernelLinear(parts, belt) for parts in groups)
+    place, linears, row = belt.add(layers), list[TokenLinear](), 0
+    for parts in groups:
+        rows = slice(row, row + sum(part.shape[0] for part in parts))
+        linears.append(DecodedLinear(parts, belt, place, rows))
+        row = rows.stop
+    return tuple(linears)
 
 
-def block_linears(
-    qkv: Sequence[Part], out: Part, up: Part, down: Part, mode: LinearMode, belt: Belt
-) -> tuple[TokenLinear, TokenLinear, TokenLinear, TokenLinear]:
-    """Choose how the Linears of a block are computed, in the order in which they are used.
-
-    Once q, k, v are made, the block's feed-forward branch is decoded, and with it q, k, v of the
-    next block: while attention leaves most of a GPU alone. So a turn of the belt goes from one
-    attention to the next.
-    """
-    first = token_linear(qkv, mode, belt), token_linear([out], mode, belt, late=True)
-    belt.turn()
-    return *first, token_linear([up], mode, belt), token_linear([down], mode, belt)
+def token_linear(parts: Sequence[Part], mode: LinearMode, belt: Belt) -> TokenLinear:
+    """Choose how a Linear of the model, or several with the same input, are computed."""
+    return token_linears([parts], mode, belt)[0]
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: Gelu | None) -> Tensor:

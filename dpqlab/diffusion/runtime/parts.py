@@ -95,14 +95,15 @@ class Part:
             yield from _held_by(self.coded)
 
 
-def filler(pairs: Sequence[tuple[Part, Tensor]]) -> Callable[[], object]:
-    """Return what decodes layers into buffers that stay, each of the shape of its layer.
+def filler(parts: Sequence[Part], out: Tensor) -> Callable[[], object]:
+    """Return what decodes ``parts`` below each other into ``out``, a buffer that stays.
 
-    The function copies nothing to the device, so a CUDA graph can capture it; those of one kind of
-    codec are one launch on a GPU.
+    The function copies nothing to the device, so a CUDA graph can capture it; neighbours of one
+    kind of codec are one launch on a GPU.
     """
-    coded = [part.coded for part, _ in pairs if part.coded is not None]
-    if len(coded) == len(pairs) and pairs[0][0].decoder is decode_into:
+    pairs = list(zip(parts, out.split([part.shape[0] for part in parts]), strict=True))
+    coded = [part.coded for part in parts if part.coded is not None]
+    if len(coded) == len(parts) and parts[0].decoder is decode_into:
         from dpqlab.kernels.linears import group_decodes
 
         together = group_decodes(coded, [there for _, there in pairs])

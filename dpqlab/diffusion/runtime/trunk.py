@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dpqlab.diffusion.runtime.belt import Belt
 from dpqlab.diffusion.runtime.config import Held, LinearMode
-from dpqlab.diffusion.runtime.linears import Gelu, TokenLinear, block_linears, token_linear
+from dpqlab.diffusion.runtime.linears import Gelu, TokenLinear, token_linear, token_linears
 from dpqlab.diffusion.runtime.modulation import Layout
 from dpqlab.diffusion.runtime.parts import Decoder, Part
 from dpqlab.errors import ConfigError
@@ -163,13 +163,13 @@ def _block(block: Any, name: str, mode: LinearMode, belt: Belt, decoder: Decoder
         return [Part.of(layer, f"{name}.{key}", decoder) for key, layer in layers.items()]
 
     three = parts(to_q=attention.to_q, to_k=attention.to_k, to_v=attention.to_v)
-    to_out, up_part, down_part = parts(to_out=attention.to_out[0], up=up.proj, down=down)
-    qkv, out, up_linear, down_linear = block_linears(three, to_out, up_part, down_part, mode, belt)
+    # as many weights as either layer of the feed-forward branch: three launches of one size
+    qkv, out = token_linears([three, parts(to_out=attention.to_out[0])], mode, belt)
     return Block(
         qkv=qkv,
         out=out,
-        up=up_linear,
-        down=down_linear,
+        up=token_linear(parts(up=up.proj), mode, belt),
+        down=token_linear(parts(down=down), mode, belt),
         gelu=up.approximate,
         heads=attention.heads,
         eps_attention=block.norm1.norm.eps,
