@@ -13,6 +13,7 @@ k-means at 4096), and searched for on a seeded draw of rows. About thirteen minu
 
 With ``--calibrate`` the students of a few such pairs are calibrated for so many steps, with codes
 fixed and with codes moving, and judged as ``benchmarks.fashion`` does: a minute each on one H100.
+Those that are on record with as many steps are left out, unless ``--again`` is given.
 
 ``--export`` measures nothing: it writes what the notebooks draw of the records.
 """
@@ -24,11 +25,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.fashion import TEACHER
-from benchmarks.record import RESULTS, append, read
+from benchmarks.record import RESULTS, append, latest, read
 from benchmarks.vq_vs_pq import SUITE
 from benchmarks.vq_vs_pq.codecs import PAIRED
 from benchmarks.vq_vs_pq.points import SIZES, Point, pair_points, record_of, size_points
-from benchmarks.vq_vs_pq.students import calibrated
+from benchmarks.vq_vs_pq.students import calibrated, students
 from benchmarks.vq_vs_pq.subjects import KINDS, Subject, model_subject, random_subject
 from dpqlab.diffusion import load_pipeline
 from dpqlab.studies.codec_contest import contest_of
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="to judge a student by")
     parser.add_argument("--data", type=Path, help="the four idx.gz files")
     parser.add_argument("--share", default="0/1", help="I/N: every Nth student only, from the Ith")
+    parser.add_argument("--again", action="store_true", help="students on record too")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to append to")
     parser.add_argument("--export", type=Path, metavar="FILE", help="of the records, for figures")
     args = parser.parse_args()
@@ -95,9 +97,14 @@ def main() -> None:
     if args.subjects is not None:
         subjects = {folder: one for folder, one in subjects.items() if one.name in args.subjects}
     if args.calibrate:
-        records = calibrated(
-            subjects, args.calibrate, images=args.images, data=args.data, share=args.share
-        )
+        done = [] if args.again else latest(SUITE).values()
+        recorded = {
+            record["row"]
+            for record in done
+            if record["details"].get("calibration", {}).get("steps") == args.calibrate
+        }
+        wanted = students(subjects, args.calibrate, share=args.share, recorded=recorded)
+        records = calibrated(subjects, wanted, images=args.images, data=args.data)
         for record in records:
             append(record, args.results)
     else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from benchmarks.fashion import TEACHER, Judge, sampler_of
 from benchmarks.vq_vs_pq import SUITE
 from benchmarks.vq_vs_pq.codecs import PAIRED, near_pq, pq_families, vq
 from benchmarks.vq_vs_pq.subjects import Subject
+from dpqlab.calibration import CalibrationConfig
 from dpqlab.calibration.ablation import AblationRow
 from dpqlab.calibration.presets import BEST, DISTILLED, lasting
 from dpqlab.core import CodebookCodec
@@ -43,15 +44,38 @@ def judge_of(folder: str | Path, judge: Judge) -> Judge:
     )
 
 
-def calibrated(
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """A model to be made.
+
+    Attributes
+    ----------
+    name
+        Of its record.
+    folder
+        Of the model that it is a student of.
+    codec, beside
+        What it is coded with, and the VQ codec of equal bits.
+    how, config
+        How it is calibrated.
+    """
+
+    name: str
+    folder: str | Path
+    codec: CodebookCodec
+    beside: str
+    how: str
+    config: CalibrationConfig
+
+
+def students(
     subjects: Mapping[str | Path, Subject],
     steps: int,
     *,
-    images: int,
-    data: Path | None,
     share: str = "0/1",
-) -> Iterator[dict[str, Any]]:
-    """Calibrate and judge the students of every subject; one record each.
+    recorded: Collection[str] = (),
+) -> list[Student]:
+    """Return the students to make.
 
     Parameters
     ----------
@@ -59,33 +83,64 @@ def calibrated(
         By the folder of their model.
     steps
         Of each calibration.
-    images
-        To judge a student by.
-    data
-        Folder of the calibration images; None for the usual one.
     share
-        I/N: every Nth student only, from the Ith.
+        I/N: every Nth student only, from the Ith, of those that are left.
+    recorded
+        Names of students that are left out.
     """
-    first = Judge.make(EvaluationConfig(images=images, steps=50, batch=1000))
-    examples = calibration_images(TEACHER, data, first.device)
-    judges = {folder: judge_of(folder, first) for folder in subjects}
-    work = [
-        (folder, codec, pair[0].describe(), how, lasting(config, steps))
+    every = (
+        Student(
+            name=f"{subject.name}: {codec.describe()}, {how}",
+            folder=folder,
+            codec=codec,
+            beside=pair[0].describe(),
+            how=how,
+            config=lasting(config, steps),
+        )
         for folder, subject in subjects.items()
         for pair in student_pairs(subject)
         for codec in (pair[0], *pair[1])
         for how, config in CALIBRATIONS.items()
-    ]
+    )
     index, count = (int(part) for part in share.split("/"))
-    for folder, codec, beside, how, config in work[index::count]:
-        subject = subjects[folder]
+    return [student for student in every if student.name not in recorded][index::count]
+
+
+def calibrated(
+    subjects: Mapping[str | Path, Subject],
+    wanted: Sequence[Student],
+    *,
+    images: int,
+    data: Path | None,
+) -> Iterator[dict[str, Any]]:
+    """Calibrate and judge students; one record each.
+
+    A judge draws the teacher's images first, a minute on one GPU: a few processes with many
+    students each are done sooner than many processes.
+
+    Parameters
+    ----------
+    subjects
+        By the folder of their model.
+    wanted
+        The students.
+    images
+        To judge a student by.
+    data
+        Folder of the calibration images; None for the usual one.
+    """
+    first = Judge.make(EvaluationConfig(images=images, steps=50, batch=1000))
+    examples = calibration_images(TEACHER, data, first.device)
+    judges = {folder: judge_of(folder, first) for folder in subjects}
+    for one in wanted:
+        subject = subjects[one.folder]
         row = AblationRow(
-            name=f"{subject.name}: {codec.describe()}, {how}",
-            plan=Plan.for_blocks(codec, name=codec.describe()),
-            config=config,
-            base="" if codec.scope == "layer" else beside,
-            change=how,
+            name=one.name,
+            plan=Plan.for_blocks(one.codec, name=one.codec.describe()),
+            config=one.config,
+            base="" if one.codec.scope == "layer" else one.beside,
+            change=one.how,
         )
-        student, details = student_of(row, examples, folder)
-        details |= {"subject": subject.name, "width": subject.width, "vq": beside}
-        yield judges[folder].record(SUITE, row.name, student, details, row.base or None)
+        student, details = student_of(row, examples, one.folder)
+        details |= {"subject": subject.name, "width": subject.width, "vq": one.beside}
+        yield judges[one.folder].record(SUITE, row.name, student, details, row.base or None)

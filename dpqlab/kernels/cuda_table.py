@@ -28,7 +28,9 @@ _TYPES = {None: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 _BUILD_THREADS = 256
 
 
-def run(prepared: Prepared, x: Tensor, *, overlap: bool = True) -> Tensor:
+def run(
+    prepared: Prepared, x: Tensor, *, overlap: bool = True, machine: Machine | None = None
+) -> Tensor:
     """Return ``x @ weight.T + bias`` of all layers, side by side.
 
     The first call for a shape compiles; call once before capturing a CUDA graph.
@@ -41,6 +43,8 @@ def run(prepared: Prepared, x: Tensor, *, overlap: bool = True) -> Tensor:
         (M, in), M from 1 to 8; float32, float16 or bfloat16.
     overlap
         Whether the second kernel may start, and fetch codes, while the first builds the table.
+    machine
+        What to use of the GPU; None: all of it.
 
     Returns
     -------
@@ -62,7 +66,7 @@ def run(prepared: Prepared, x: Tensor, *, overlap: bool = True) -> Tensor:
         raise BackendError(
             f"x must be on the CUDA device of the codes, {prepared.words.device}: got {x.device}"
         )
-    x, machine = x.contiguous(), _machine(x.device)
+    x, machine = x.contiguous(), machine or machine_of(x.device)
     plan = _plan(prepared.groups, prepared.positions, prepared.code_bits, len(x), machine)
     tables, undo = _build(prepared, x, plan, machine)
     y = x.new_empty(len(x), total)
@@ -171,7 +175,8 @@ def _threads(plan: Plan, machine: Machine) -> int:
 
 
 @lru_cache(maxsize=64)
-def _machine(device: torch.device) -> Machine:
+def machine_of(device: torch.device) -> Machine:
+    """Return what a CUDA device has."""
     properties = torch.cuda.get_device_properties(device)
     return Machine(
         blocks=properties.multi_processor_count,

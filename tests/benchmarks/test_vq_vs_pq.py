@@ -18,7 +18,7 @@ from benchmarks.vq_vs_pq.__main__ import measure_points
 from benchmarks.vq_vs_pq.codecs import NEAR, near_pq, pq_families, rows_per_codeword, vq
 from benchmarks.vq_vs_pq.fitting import _shares, two_levels
 from benchmarks.vq_vs_pq.points import Point, coding_gains, measure, pair_points, size_points
-from benchmarks.vq_vs_pq.students import CALIBRATIONS, student_pairs
+from benchmarks.vq_vs_pq.students import CALIBRATIONS, student_pairs, students
 from benchmarks.vq_vs_pq.subjects import Subject, model_subject, random_subject
 from dpqlab.calibration import CalibrationConfig, CalibrationData
 from dpqlab.calibration.ablation import AblationRow
@@ -219,6 +219,17 @@ def test_students_are_paired_at_equal_bits_for_whole_models() -> None:
             bits = project(dict.fromkeys(kinds, one), subject.geometry).true_bits
             assert bits == pytest.approx(wanted, rel=NEAR)
             assert one.across == codec.across
+
+
+def test_students_on_record_are_left_out_before_they_are_shared_out(tiny: Subject) -> None:
+    subjects = {"tiny": tiny}
+    every = students(subjects, 7)
+    assert len({one.name for one in every}) == len(every) > 6
+    assert {one.config.steps for one in every} == {7}
+    recorded = {one.name for one in every[::2]}
+    shares = [students(subjects, 7, share=f"{i}/3", recorded=recorded) for i in range(3)]
+    assert {one.name for share in shares for one in share} == {one.name for one in every[1::2]}
+    assert sum(len(share) for share in shares) == len(every[1::2])
 
 
 @pytest.mark.parametrize("how", ["codes fixed", "latents"])
