@@ -29,7 +29,7 @@ CODEBOOK_BYTES = 64 << 10
 """Most shared memory for the codebooks of a tile's positions."""
 LAYERS = 4
 """Most layers of a launch: their addresses are passed by value."""
-_FIELDS = 12
+_FIELDS = 10
 _Descriptors = ctypes.c_longlong * (LAYERS * _FIELDS)
 
 
@@ -43,8 +43,11 @@ class DecodeForm:
         Values of a codeword, bits of a code.
     whole
         Whether shared memory holds all codewords, or those of the tile's positions.
-    positions, threads, unroll
-        Of a tile: positions across, threads, and rows that each of them decodes.
+    positions, stride
+        Of a row: codes, and values from one to the next in the result.
+    across, threads, unroll, loops
+        Of a tile: positions across, threads, rows that each of them asks for at once, and how many
+        times it does.
     scaled
         Whether rows have a scale.
     dtype
@@ -55,15 +58,18 @@ class DecodeForm:
     bits: int
     whole: bool
     positions: int
+    stride: int
+    across: int
     threads: int
     unroll: int
+    loops: int
     scaled: bool
     dtype: torch.dtype
 
     @property
     def rows(self) -> int:
         """Rows of a tile."""
-        return self.threads // self.positions * self.unroll
+        return self.threads // self.across * self.unroll * self.loops
 
     @property
     def loads(self) -> int:
@@ -76,12 +82,15 @@ class DecodeForm:
             "D": self.d,
             "BITS": self.bits,
             "WHOLE": int(self.whole),
-            "G": self.positions,
+            "G": self.across,
+            "POSITIONS": self.positions,
+            "STRIDE": self.stride,
             "SCALED": int(self.scaled),
             "OUT_TYPE": OUT_TYPES[self.dtype],
             "LOADS": self.loads,
             "THREADS": self.threads,
             "UNROLL": self.unroll,
+            "LOOPS": self.loops,
             "LAYERS": LAYERS,
             "BULK": 0,
         }
@@ -127,8 +136,15 @@ def refusal(weight: CodedWeight, dtype: torch.dtype) -> str | None:
     return None
 
 
-def form_of(weight: CodedWeight, dtype: torch.dtype) -> DecodeForm:
+def form_of(weight: CodedWeight, dtype: torch.dtype, stride: int | None = None) -> DecodeForm:
     """Return what decodes a weight.
+
+    Parameters
+    ----------
+    weight, dtype
+        What is decoded, and to what.
+    stride
+        Values from row to row of the result; None: those of a row.
 
     Raises
     ------
@@ -141,17 +157,21 @@ def form_of(weight: CodedWeight, dtype: torch.dtype) -> DecodeForm:
     word = 2 * weight.d
     whole = rows * word <= WHOLE_BYTES
     # 128 bytes a row where codebooks are copied for each position, 256 where they are not
-    wide = (256 if whole else 128) // word
+    across = (256 if whole else 128) // word
     if not whole:
-        wide = min(wide, CODEBOOK_BYTES // (word << weight.code_bits))
+        across = max(1, min(across, CODEBOOK_BYTES // (word << weight.code_bits)))
+    # a tile that copies codebooks for each position has to be tall to be worth it
+    threads, unroll, rows_wanted = (512, 6, 192) if whole else (1024, 9, 1152)
     return DecodeForm(
         d=weight.d,
         bits=weight.code_bits,
         whole=whole,
-        positions=max(1, wide),
-        # a tile that copies codebooks for each position has to be tall to be worth it
-        threads=256 if whole else 1024,
-        unroll=max(1, 64 * wide // 256 if whole else 512 * wide // 1024),
+        positions=weight.positions,
+        stride=weight.shape[1] if stride is None else stride,
+        across=across,
+        threads=threads,
+        unroll=unroll,
+        loops=max(1, rows_wanted // (threads // across * unroll)),
         scaled=weight.scale is not None,
         dtype=dtype,
     )
@@ -175,7 +195,8 @@ def group_decodes(weights: Sequence[CodedWeight], outs: Sequence[Tensor]) -> lis
     by_form: dict[DecodeForm, list[tuple[CodedWeight, Tensor]]] = {}
     for weight, out in zip(weights, outs, strict=True):
         _check(weight, out)
-        by_form.setdefault(form_of(weight, out.dtype), []).append((weight, out))
+        form = form_of(weight, out.dtype, out.stride(0))
+        by_form.setdefault(form, []).append((weight, out))
     return [
         _group(form, pairs[start : start + LAYERS])
         for form, pairs in by_form.items()
@@ -227,10 +248,10 @@ def _group(form: DecodeForm, pairs: Sequence[tuple[CodedWeight, Tensor]]) -> Dec
         tensors = (*weight.tensors, out)
         kept += tensors
         fields += [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        fields += [weight.shape[0], weight.positions, entries, out.stride(0), blocks]
-        blocks += -(-weight.positions // form.positions) * -(-weight.shape[0] // form.rows)
+        fields += [weight.shape[0], entries, blocks]
+        blocks += -(-form.positions // form.across) * -(-weight.shape[0] // form.rows)
         most = max(most, entries)
-    copied = most if form.whole else form.positions << form.bits
+    copied = most if form.whole else form.across << form.bits
     return DecodeGroup(
         form=form,
         layers=_Descriptors(*fields),

@@ -38,6 +38,12 @@ __device__ __forceinline__ unsigned pack_halves(float low, float high) {
   return word;
 }
 
+__device__ __forceinline__ unsigned pack_bfloats(float low, float high) {
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+
 template <int TYPE> __device__ __forceinline__ float widened(typename Stored<TYPE>::word word) {
   if (TYPE == FLOAT32) return __uint_as_float(word);
   if (TYPE == BFLOAT16) return __uint_as_float((unsigned)word << 16);

@@ -79,10 +79,10 @@ def test_shared_memory_holds_the_codewords(d: int, k: int, scopes: str, scaled: 
     weight = weight_of(d, k, scopes, scaled=scaled, columns=1152)
     form = form_of(weight, torch.bfloat16)
     assert form.whole == (scopes == "layer")
-    assert form.positions * 2 * d >= 128  # a whole line of a row is stored together
-    assert form.threads % form.positions == 0
+    assert form.across * 2 * d >= 128  # a whole line of a row is stored together
+    assert form.threads % (8 * form.across) == 0
     if not form.whole:
-        assert form.positions * 2 * d << form.bits <= CODEBOOK_BYTES
+        assert form.across * 2 * d << form.bits <= CODEBOOK_BYTES
 
 
 @pytest.mark.parametrize("bits", range(1, 11))
@@ -133,8 +133,8 @@ def test_shipped_codecs_on_a_gpu(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shape", [(1, 8), (37, 24), (130, 1160), (513, 72)])
-@pytest.mark.parametrize("k", [2, 5, 37, 300, 1000])
+@pytest.mark.parametrize("shape", [(1, 8), (130, 1160), (513, 72)])
+@pytest.mark.parametrize("k", [5, 300])
 @pytest.mark.parametrize("extras", [(), ("scale",), ("table",), ("scale", "table")])
 def test_ragged_weights_with_any_codes_on_a_gpu(
     shape: tuple[int, int], k: int, extras: tuple[str, ...]
