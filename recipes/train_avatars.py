@@ -11,7 +11,8 @@ import sys
 
 from dpqlab.diffusion.dit import AVATARS_DIT
 from recipes.make_avatars import STYLES
-from recipes.training import Recipe, TrainConfig, command
+from recipes.training import Recipe, command
+from recipes.training_state import TrainConfig
 
 # the styles whose parts lie anywhere in the picture take longest to learn
 SHARES = {"croodles": 2, "thumbs": 3, "shapes": 3}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 
 from dpqlab.diffusion.dit import FASHION_DIT
-from recipes.training import Recipe, TrainConfig, command
+from recipes.training import Recipe, command
+from recipes.training_state import TrainConfig
 
 RECIPE = Recipe(
     model="wide-dit",

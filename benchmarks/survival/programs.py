@@ -32,11 +32,12 @@ def dpqlab(arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     """Run the recipe that trains ``fashion-dit``, on the tiny geometry."""
     from recipes import training
+    from recipes.training_state import TrainConfig
 
     # what takes long is to draw the sheets: one image a class is enough here
     training.sample_sheet = partial(training.sample_sheet, per_class=1)
     geometry = TINY | {"patch_size": 7}
-    recipe = training.Recipe(model="fashion-dit", geometry=geometry, config=training.TrainConfig())
+    recipe = training.Recipe(model="fashion-dit", geometry=geometry, config=TrainConfig())
     return training.command(recipe, arguments)
 
 

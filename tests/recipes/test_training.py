@@ -25,8 +25,6 @@ from dpqlab.evaluation.datasets import dataset_of
 from dpqlab.nn.embedder import tied_groups
 from recipes.training import (
     Recipe,
-    TrainConfig,
-    Training,
     TrainRecord,
     command,
     export,
@@ -37,6 +35,7 @@ from recipes.training import (
 )
 from recipes.training_files import read_log, write_log
 from recipes.training_optimizers import OPTIMIZERS, StackedMuon
+from recipes.training_state import TrainConfig, Training
 from tests.little_memory import room
 from tests.recipes.conftest import GEOMETRY
 from tests.teams import alone, in_team
