@@ -197,6 +197,14 @@ def test_every_image_has_words(report: Report) -> None:
     assert "T-shirt <top>: PQ, 1 bit, calibrated" in alts
 
 
+def test_names_of_many_classes_stand_upright(report: Report) -> None:
+    assert 'class="sheet"' in render(report)
+    classes = tuple(f"class {i}" for i in range(15))
+    rows = tuple(replace(one, images=one.images[:1].expand(15, -1, -1, -1)) for one in report.rows)
+    page = render(replace(report, classes=classes, rows=rows))
+    assert 'class="sheet many"' in page
+
+
 def test_page_names_sizes_with_their_denominator(report: Report) -> None:
     words = Page(render(report)).words
     full, best = report.rows[0], report.rows[-1]

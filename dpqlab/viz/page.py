@@ -34,6 +34,8 @@ FAMILY_NOTES = {
     "layer of all blocks shares, with a scale a row, fewer bits for the adaLN layers and more for "
     "the others, and codes that move together with the codewords while they are calibrated.",
 }
+MOST_ACROSS = 12
+"""Classes whose names fit beside each other above their columns; more stand upright."""
 LAYER_TITLES = {
     "attn1.to_q": "Attention, query",
     "ff.net.0.proj": "Feed-forward, up",
@@ -123,6 +125,7 @@ def family_notes(report: Report) -> str:
 def grid(report: Report) -> str:
     """One table row of images for each model."""
     columns = len(report.classes)
+    kind = "sheet many" if columns > MOST_ACROSS else "sheet"
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in report.classes)
     settings = report.facts
     caption = (
@@ -130,7 +133,7 @@ def grid(report: Report) -> str:
         f"{settings.seed}. From left to right: {', '.join(report.classes)}."
     )
     parts = [
-        f'<table class="sheet" style="--columns: {columns}"><caption>{escape(caption)}</caption>',
+        f'<table class="{kind}" style="--columns: {columns}"><caption>{escape(caption)}</caption>',
         '<colgroup><col class="label">' + "<col>" * columns + "</colgroup>",
         f"<thead><tr><td></td>{heads}</tr></thead>",
     ]
