@@ -15,6 +15,9 @@ from torch import Tensor
 from dpqlab.diffusion.runtime.config import Held
 from dpqlab.diffusion.runtime.parts import Part, filler
 
+ALIGNMENT = 64
+"""Values: a buffer begins at a multiple of them."""
+
 
 class Belt:
     """Decodes the layers added to it, in that order, in every forward pass.
@@ -31,22 +34,24 @@ class Belt:
         self.device, self.dtype = device, dtype
         self.overlap = overlap and device.type == "cuda"
         self._stops: list[tuple[Part, ...]] = []
-        self._values = 0
-        self._buffers: tuple[Tensor, ...] | None = None
+        self._values = self._values_at_once = 0
+        self._memory: Tensor | None = None
+        self._buffers: tuple[Tensor, ...] = ()
         self._fillers: list[Callable[[], object]] = []
         self._stream = torch.cuda.Stream(device) if self.overlap else None
         self._decoded: dict[int, torch.cuda.Event] = {}
 
     def add(self, parts: Sequence[Part]) -> int:
         """Add layers that are decoded below each other; return their place in the order."""
-        self.reserve(parts)
+        assert self._memory is None, "buffers are made: their addresses may be in a graph"
+        self._values = max(self._values, _values(parts))
         self._stops.append(tuple(parts))
         return len(self._stops) - 1
 
     def reserve(self, parts: Sequence[Part]) -> None:
-        """Make the buffers large enough for layers that :meth:`decoded` will be asked for."""
-        assert self._buffers is None, "buffers are made: their addresses may be in a graph"
-        self._values = max(self._values, sum(out * columns for out, columns in map(_shape, parts)))
+        """Make both buffers together large enough for what :meth:`decoded` will be asked for."""
+        assert self._memory is None, "buffers are made: their addresses may be in a graph"
+        self._values_at_once = max(self._values_at_once, _values(parts))
 
     def start(self) -> None:
         """Begin a forward pass."""
@@ -70,7 +75,8 @@ class Belt:
             self._fillers[place]()
         elif first:
             torch.cuda.current_stream(self.device).wait_event(self._decoded[place])
-        return self._view(self._stops[place], 0 if self._stream is None else place % 2)
+        buffer = self._buffers[0 if self._stream is None else place % 2]
+        return _view(self._stops[place], buffer)
 
     def release(self, place: int) -> None:
         """Say that everything that reads the weight at ``place`` has been launched."""
@@ -85,26 +91,26 @@ class Belt:
 
         Not between :meth:`start` and the last :meth:`release` of a pass with overlap.
         """
-        weight = self._view(parts, 0)
+        assert self._memory is not None, "make_buffers comes first"
+        weight = _view(parts, self._memory)
         for part, out in zip(parts, weight.split([part.shape[0] for part in parts]), strict=True):
             part.write(out)
         return weight
 
     def held(self) -> Iterator[Held]:
-        """Yield the buffers."""
-        for buffer in self._buffers or ():
-            yield "scratch", buffer
+        """Yield the memory of the buffers."""
+        if self._memory is not None:
+            yield "scratch", self._memory
 
     def make_buffers(self) -> None:
         """Allocate; once all layers are known."""
-        if self._buffers is None and self._values:
-            count = 2 if self.overlap else 1
-            self._buffers = tuple(
-                torch.empty(self._values, dtype=self.dtype, device=self.device)
-                for _ in range(count)
-            )
+        count = 2 if self.overlap else 1
+        needed = max(count * self._values, self._values_at_once)
+        if self._memory is None and needed:
+            self._memory = torch.empty(needed, dtype=self.dtype, device=self.device)
+            self._buffers = self._memory[: count * self._values].chunk(count)
             self._fillers = [
-                filler(parts, self._view(parts, place % count))
+                filler(parts, _view(parts, self._buffers[place % count]))
                 for place, parts in enumerate(self._stops)
             ]
 
@@ -115,11 +121,13 @@ class Belt:
             event.record(self._stream)
         self._decoded[place] = event
 
-    def _view(self, parts: Sequence[Part], index: int) -> Tensor:
-        assert self._buffers is not None, "make_buffers comes first"
-        rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
-        return self._buffers[index][: rows * columns].view(rows, columns)
+
+def _values(parts: Sequence[Part]) -> int:
+    """Count the weights of layers below each other, up to a place where another may begin."""
+    values = sum(out * columns for out, columns in (part.shape for part in parts))
+    return -(-values // ALIGNMENT) * ALIGNMENT
 
 
-def _shape(part: Part) -> tuple[int, int]:
-    return part.shape
+def _view(parts: Sequence[Part], memory: Tensor) -> Tensor:
+    rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
+    return memory[: rows * columns].view(rows, columns)
