@@ -27,6 +27,10 @@ WHOLE_BYTES = 32 << 10
 """A pool (or table) up to this size is copied into shared memory in whole."""
 CODEBOOK_BYTES = 64 << 10
 """Most shared memory for the codebooks of a tile's positions."""
+WHOLE_TILE = (512, 6, 192)
+"""Threads, rows that each asks for at once, and rows, of a tile with all codewords."""
+TALL_TILE = (1024, 9, 1152)
+"""The same of one that copies codebooks for each position: tall, to be worth it."""
 LAYERS = 4
 """Most layers of a launch: their addresses are passed by value."""
 _FIELDS = 10
@@ -160,8 +164,7 @@ def form_of(weight: CodedWeight, dtype: torch.dtype, stride: int | None = None) 
     across = (256 if whole else 128) // word
     if not whole:
         across = max(1, min(across, CODEBOOK_BYTES // (word << weight.code_bits)))
-    # a tile that copies codebooks for each position has to be tall to be worth it
-    threads, unroll, rows_wanted = (512, 6, 192) if whole else (1024, 9, 1152)
+    threads, unroll, height = WHOLE_TILE if whole else TALL_TILE
     return DecodeForm(
         d=weight.d,
         bits=weight.code_bits,
@@ -171,7 +174,7 @@ def form_of(weight: CodedWeight, dtype: torch.dtype, stride: int | None = None) 
         across=across,
         threads=threads,
         unroll=unroll,
-        loops=max(1, rows_wanted // (threads // across * unroll)),
+        loops=max(1, height // (threads // across * unroll)),
         scaled=weight.scale is not None,
         dtype=dtype,
     )
