@@ -4,10 +4,11 @@
 
 The sizes are ragged, the numbers of codewords no powers of two, and half of the weights have codes
 of ones only: each lies beyond its codebook, and counts as the last codeword on every backend.
-Every tensor is an allocation of its own, so that a byte read past its end is seen, and each result
-is compared with the reference. One record a tool. ``racecheck`` watches shared memory: it gets the
-kernels in CUDA C++ alone, and the table kernel as it is on GPUs without bulk copies, because what
-such a copy writes is a race to the tool, whatever barrier its readers wait at.
+Every tensor is an allocation of its own, so that a byte read past its end is seen (a read of one
+such byte is planted first: ``memcheck`` has to see it), and each result is compared with the
+reference. One record a tool. ``racecheck`` watches shared memory: it gets the kernels in CUDA C++
+alone, and the table kernel as it is on GPUs without bulk copies, because what such a copy writes is
+a race to the tool, whatever barrier its readers wait at.
 """
 
 from __future__ import annotations
@@ -34,11 +35,21 @@ from dpqlab.kernels import norms, reference
 from dpqlab.kernels.coded import CodedWeight, runs_of_positions
 
 SUITE = "sanitize"
-TOOLS = ("memcheck", "racecheck")
+ROWS = {
+    "memcheck": "every kernel under memcheck",
+    "racecheck": "kernels in CUDA C++, without bulk copies, under racecheck",
+}
+"""What is on record for each tool."""
 FAILED = 99
 SUMMARY = re.compile(r"(?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)")
-SHAPES = ((37, 24), (130, 160), (513, 72))
-WORDS = (5, 300)
+SIZES = {(37, 24): (5, 37), (130, 160): (37, 300), (513, 72): (5, 300)}
+"""Shapes of weights, and the numbers of codewords for each."""
+FOR_TRITON = (
+    ((130, 158), 6, 37, "position", False),
+    ((130, 158), 6, 37, "layer", True),
+    ((513, 72), 8, 300, "position", True),
+)
+"""Shape, d, k, scope, and whether with a table and scales: Triton compiles for each."""
 TOLERANCE = 2e-2  # bfloat16
 SAID = 60
 """Lines of a tool that are put on record."""
@@ -101,8 +112,8 @@ def on_gpu(weight: CodedWeight) -> CodedWeight:
 def cases(*, races: bool = False) -> Iterator[Case]:
     """Yield everything to run, or what to look for races in; weights are alike in every call."""
     torch.manual_seed(0)
-    for shape in SHAPES:
-        for k in WORDS:
+    for shape, numbers in SIZES.items():
+        for k in numbers:
             for scope in ("position", "layer"):
                 weight = partial(damaged_weight, shape, k=k, scope=scope)
                 for ones in (False, True):
@@ -115,17 +126,30 @@ def cases(*, races: bool = False) -> Iterator[Case]:
                     yield Case(
                         name=f"CUDA decoder, d=4, {what}", run=partial(_decode, four, "cuda")
                     )
-                    yield Case(name=f"table kernel, {what}", run=partial(_table, four, races))
+                    table = "table kernel without bulk copies" if races else "table kernel"
+                    yield Case(name=f"{table}, {what}", run=partial(_table, four, races))
     if races:
         return
-    for scope, extras in (("position", False), ("layer", True)):
+    for shape, d, k, scope, extras in FOR_TRITON:
         for ones in (False, True):
-            weight = damaged_weight((130, 158), 6, 37, scope=scope, extras=extras, ones=ones)
-            what = f"d=6, k=37, a codebook each {scope}, {'ones' if ones else 'random'}"
+            weight = damaged_weight(shape, d, k, scope=scope, extras=extras, ones=ones)
+            what = f"{shape}, d={d}, k={k}, a codebook each {scope}, {'ones' if ones else 'random'}"
             yield Case(name=f"Triton decoder, {what}", run=partial(_decode, weight, "triton"))
             yield Case(name=f"Triton product, {what}", run=partial(_fused, weight))
     yield Case(name="Triton search, 3 x 1001 points, 37 codewords, d=6", run=_search)
     yield Case(name="Triton norms, 2 x 5 tokens of 100", run=_norms)
+
+
+def planted() -> Case:
+    """Return a case whose codes lack their last byte, which the decoder therefore reads outside."""
+    weight = damaged_weight((37, 24), 8, 300, scope="layer", extras=False, ones=False)
+    short = replace(weight, codes=weight.codes[:-1].clone())
+    return Case(name="planted", run=partial(_decode_short, short))
+
+
+def _equal(found: Tensor, expected: Tensor) -> None:
+    if not torch.equal(found.cpu(), expected):
+        raise AssertionError("decoded values differ: expected those of the reference, bit for bit")
 
 
 def _same(found: Tensor, expected: Tensor) -> None:
@@ -140,33 +164,44 @@ def _decode(weight: CodedWeight, backend: str) -> None:
     module: Any = cuda_decode if backend == "cuda" else triton_decode
     expected = reference.decode(weight, torch.bfloat16)
     there = on_gpu(weight)
-    _same(module.decode(there, torch.bfloat16), expected)
-    outs = [torch.empty(weight.shape, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
+    _equal(module.decode(there, torch.bfloat16), expected)
+    outs = [torch.full_like(expected, torch.nan, device="cuda") for _ in range(2)]
     module.decode_many(module.group_decodes([there, there], outs))
     for out in outs:
-        _same(out, expected)
+        _equal(out, expected)
+
+
+def _decode_short(weight: CodedWeight) -> None:
+    from dpqlab.kernels import cuda_decode
+
+    cuda_decode.decode(on_gpu(weight), torch.bfloat16)
 
 
 def _table(weight: CodedWeight, without_bulk_copies: bool) -> None:
     from dpqlab.kernels import cuda_table
     from dpqlab.kernels.table_layout import prepare
 
-    prepared = prepare([on_gpu(weight)], [None])
+    bias = torch.randn(weight.shape[0]).bfloat16() if weight.scale is None else None
+    prepared = prepare([on_gpu(weight)], [None if bias is None else bias.cuda()])
     machine = cuda_table.machine_of(prepared.words.device)
     if without_bulk_copies:
         machine = replace(machine, bulk=False)
     for rows in (1, 2, 7):
         x = torch.randn(rows, weight.shape[1]).bfloat16()
         expected = x.double() @ reference.decode(weight, torch.float64).T
+        expected = expected if bias is None else expected + bias.double()
         _same(cuda_table.run(prepared, x.cuda(), machine=machine), expected)
 
 
 def _fused(weight: CodedWeight) -> None:
-    from dpqlab.kernels.triton_linear import fused_linear
+    from dpqlab.kernels.triton_linear import choose_linear_config, fused_linear
 
     x, bias = torch.randn(70, weight.shape[1]).bfloat16(), torch.randn(weight.shape[0]).bfloat16()
     expected = x.double() @ reference.decode(weight, torch.float64).T + bias.double()
-    _same(fused_linear(x.cuda(), on_gpu(weight), bias.cuda()), expected)
+    config = choose_linear_config(len(x), weight.shape, weight.d)
+    for splits in {config.splits, 1}:  # more than one: a second kernel adds the parts
+        tiles = replace(config, splits=splits)
+        _same(fused_linear(x.cuda(), on_gpu(weight), bias.cuda(), tiles), expected)
 
 
 def _search() -> None:
@@ -185,18 +220,36 @@ def _norms() -> None:
 
     x, y = torch.randn(2, 2, 5, 100).bfloat16()
     gate, shift, scale = torch.randn(3, 2, 100).bfloat16()
-    expected = norms.gate_add_norm_modulate(x, y, gate, shift, scale)
-    found = triton_norm.gate_add_norm_modulate(
-        x.cuda(), y.cuda(), gate.cuda(), shift.cuda(), scale.cuda()
+    calls: tuple[tuple[str, tuple[Tensor, ...]], ...] = (
+        ("norm_modulate", (x, shift, scale)),
+        ("gate_add", (x, y, gate)),
+        ("gate_add_norm_modulate", (x, y, gate, shift, scale)),
     )
-    for ours, right in zip(found, expected, strict=True):
-        _same(ours, right)
+    for name, given in calls:
+        expected = getattr(norms, name)(*given)
+        found = getattr(triton_norm, name)(*(tensor.cuda() for tensor in given))
+        both = zip(found, expected, strict=True) if name == calls[-1][0] else [(found, expected)]
+        for ours, right in both:
+            _same(ours, right)
 
 
 def errors_in(output: str) -> int | None:
-    """Return the number in a tool's summary; None where there is none."""
-    found = SUMMARY.search(output)
-    return None if found is None else int(found[1] or found[2] or 0)
+    """Return the number in a tool's summaries; None where there is none."""
+    found = [int(a or b) for a, b in SUMMARY.findall(output)]
+    return sum(found) if found else None
+
+
+def run_under(tool: str, *options: str) -> tuple[int, str]:
+    """Run cases under a tool; return the exit status, and all that was said."""
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(FAILED)]
+    command += ["--print-limit", "20"]
+    if tool == "memcheck":
+        # PyTorch asks the driver for what may not be there, and takes no for an answer
+        command += ["--report-api-errors", "no"]
+    command += [sys.executable, "-m", "benchmarks.sanitize", "--inside", *options]
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def sanitized(tool: str) -> dict[str, Any]:
@@ -205,29 +258,27 @@ def sanitized(tool: str) -> dict[str, Any]:
     Raises
     ------
     RuntimeError
-        If the tool says nothing of errors, or the cases did not come to their end.
+        If the tool says nothing of errors or does not see a planted one, or if the cases did not
+        come to their end without any.
     """
-    inside = [sys.executable, "-m", "benchmarks.sanitize", "--inside"]
-    if tool == "racecheck":
-        inside.append("--races")
-    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(FAILED)]
+    seen = None
     if tool == "memcheck":
-        # PyTorch asks the driver for what may not be there, and takes no for an answer
-        command += ["--report-api-errors", "no"]
-    command += inside
-    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    output = done.stdout + done.stderr
+        status, output = run_under(tool, "--planted")
+        seen = errors_in(output)
+        if not seen:
+            raise RuntimeError(f"{tool} ({status}) saw no planted error: {output[-2000:]}")
+    status, output = run_under(tool, *(["--races"] if tool == "racecheck" else []))
     errors = errors_in(output)
-    if errors is None or done.returncode not in (0, FAILED):
-        raise RuntimeError(f"{tool} ended with {done.returncode}: {output[-2000:]}")
+    # a kernel that reads outside ends the process too: that is an error found, and goes on record
+    if errors is None or (errors == 0 and status != 0):
+        raise RuntimeError(f"{tool} ended with {status}: {output[-2000:]}")
     names = [line.removeprefix("case: ") for line in output.splitlines() if line[:6] == "case: "]
     version = subprocess.run(
         ["compute-sanitizer", "--version"], capture_output=True, text=True, check=True
     )
     return make_record(
         SUITE,
-        f"every kernel under {tool}",
+        ROWS[tool],
         "errors",
         errors,
         "errors",
@@ -238,7 +289,10 @@ def sanitized(tool: str) -> dict[str, Any]:
         details={
             "cases": names,
             "tool": version.stdout.strip().splitlines()[-1],
+            "status": status,
+            "planted": seen,
             "said": [line for line in output.splitlines() if line[:5] == "====="][:SAID],
+            "last": [] if errors == 0 else output.splitlines()[-20:],
         },
         device="cuda",
     )
@@ -249,16 +303,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sanitize", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--tools", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
     parser.add_argument("--dry", action="store_true", help="print, record nothing")
     parser.add_argument("--inside", action="store_true", help="run the cases, without any tool")
     parser.add_argument("--races", action="store_true", help="with --inside: those for racecheck")
+    parser.add_argument("--planted", action="store_true", help="with --inside: an error to be seen")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         parser.error("this wants a GPU, and PyTorch sees none here")
     if args.inside:
-        for case in cases(races=args.races):
+        for case in [planted()] if args.planted else cases(races=args.races):
             print(f"case: {case.name}", flush=True)
             case.run()
         torch.cuda.synchronize()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -25,11 +24,7 @@ from dpqlab.checkpoint.model_config import build_skeleton, position_table
 from dpqlab.errors import CheckpointError
 from dpqlab.nn.accounting import kept_tensors, modules_of
 from dpqlab.nn.linear import PackedLinear
-
-try:
-    import resource
-except ImportError:  # Windows: memory is not looked at there
-    resource = None
+from dpqlab.nn.resident import most_resident_bytes
 
 SECONDS = 1.0
 """Most processor time that an input may take."""
@@ -158,10 +153,7 @@ def layers_of(files: Files) -> Mapping[str, Any]:
 
 def peak_memory() -> float:
     """Return the most memory that this process has had, in MiB; 0 where that is not told."""
-    if resource is None:
-        return 0.0
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return most_resident_bytes() / 2**20
 
 
 @contextmanager

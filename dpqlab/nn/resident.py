@@ -27,6 +27,25 @@ def resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def most_resident_bytes() -> int:
+    """Return the most that this process has had in memory; 0 where the system does not tell.
+
+    On Linux that is this program's own. ``getrusage`` begins with what the process had before it
+    became this program, which was its parent's: a small program that a large one starts would
+    count as large.
+    """
+    try:
+        import resource
+    except ImportError:
+        return 0
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line[:6] == "VmHWM:")
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 class PeakMemory:
     """Watch :func:`resident_bytes` while a block runs; peaks of less than 2 ms may be missed.
 

@@ -148,13 +148,14 @@ def test_a_file_that_goes_away_is_named(source: Path, tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import resource, sys
+import sys
 from pathlib import Path
 from dpqlab.checkpoint.dense import open_dense
 from dpqlab.checkpoint.heap import return_large_blocks
 from dpqlab.checkpoint.lending import lent_model
 from dpqlab.diffusion import SampleRequest
 from dpqlab.diffusion.inputs import inputs_of
+from dpqlab.nn.resident import most_resident_bytes
 return_large_blocks()
 folder, how = sys.argv[1:]
 if how == "lent":
@@ -164,7 +165,7 @@ else:
     model = load_pipeline(folder).transformer
 names = [f"transformer_blocks.{i}.attn1.to_q" for i in range(len(model.transformer_blocks))]
 inputs_of(model, names, SampleRequest(labels=(1, 2), steps=1))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(most_resident_bytes())
 """
 
 

@@ -352,12 +352,13 @@ def test_memory_does_not_grow_with_the_number_of_blocks(name: str, tmp_path: Pat
 
 def _peak(name: str, blocks: int, folder: Path) -> int:
     script = (
-        "import resource, sys\n"
+        "import sys\n"
         "from pathlib import Path\n"
         "from dpqlab.cli import main\n"
+        "from dpqlab.nn.resident import most_resident_bytes\n"
         "source, out, name = sys.argv[1:]\n"
         "assert main(['compress', source, out, '--preset', name]) == 0\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "print(most_resident_bytes())\n"
     )
     from benchmarks.random_dit import write_random_dit
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from dpqlab.nn.resident import PeakMemory, resident_bytes
+from dpqlab.nn.resident import PeakMemory, most_resident_bytes, resident_bytes
 
 SIZE = 300_000_000
 
@@ -24,3 +27,13 @@ def test_an_error_ends_the_watch() -> None:
     with pytest.raises(KeyError), memory:
         raise KeyError("over")
     assert memory.peak >= memory.before > 0
+
+
+def test_the_most_is_a_programs_own() -> None:
+    """However much the process had that started it."""
+    ballast = torch.ones(500_000_000, dtype=torch.uint8)
+    script = "from dpqlab.nn.resident import most_resident_bytes; print(most_resident_bytes())"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    mine = most_resident_bytes()
+    assert mine >= resident_bytes() >= ballast.nbytes
+    assert 10e6 < int(done.stdout) < mine - 0.8 * ballast.nbytes

@@ -68,10 +68,11 @@ def test_scalar_codes_need_a_layer() -> None:
 
 
 SCRIPT = """
-import resource, sys
+import sys
 from dpqlab.cli import main
+from dpqlab.nn.resident import most_resident_bytes
 assert main(sys.argv[1:]) == 0
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(most_resident_bytes())
 """
 
 
