@@ -343,11 +343,12 @@ def test_the_bundled_model_gives_the_same_bytes(name: str, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["best-1bit", "dpq-1bit"])
 def test_memory_does_not_grow_with_the_number_of_blocks(name: str, tmp_path: Path) -> None:
-    peaks = [_peak(name, blocks, tmp_path / f"of-{blocks}") for blocks in (4, 16)]
+    # a codebook that blocks share is made from a draw of their weights, which 16 of them fill
+    peaks = [_peak(name, blocks, tmp_path / f"of-{blocks}") for blocks in (16, 32)]
     block = 4 * 18 * 512**2  # bytes of the Linears of one
-    # what is stored of 12 more blocks is mapped, not held; codes wait where a pool is squeezed
-    assert peaks[1] - peaks[0] < 12 * block * 0.4, peaks
-    assert 12 * block > 200e6, "enough to see it if weights were held"
+    # what is stored of 16 more blocks is mapped, not held; codes wait where a pool is squeezed
+    assert peaks[1] - peaks[0] < 16 * block * 0.4, peaks
+    assert 16 * block > 300e6, "enough to see it if weights were held"
 
 
 def _peak(name: str, blocks: int, folder: Path) -> int:
