@@ -9,6 +9,7 @@ hidden name, and the next save puts it back.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -36,6 +37,11 @@ def staged_folder(target: Path) -> Generator[Path]:
     ----------
     target
         The folder to create or replace; its parent must exist. A symbolic link is followed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If somebody takes files away from the new folder before it is in place.
     """
     target = target.resolve()
     _recover(target)
@@ -43,8 +49,9 @@ def staged_folder(target: Path) -> Generator[Path]:
     staging, lock = _new_staging(target)
     try:
         yield staging
+        files = _files_in(staging)
         sync_tree(staging)
-        _swap_in(staging, target)
+        _swap_in(staging, target, files)
         sync_folder(target.parent)
     finally:
         # holds what is now obsolete: the unfinished new content, or the old
@@ -114,18 +121,38 @@ def locked_folder(folder: Path) -> Generator[bool]:
             os.close(lock)
 
 
-def _swap_in(staging: Path, target: Path) -> None:
+def _swap_in(staging: Path, target: Path, files: set[str]) -> None:
+    """Put the new folder in place, or, if files of it have vanished by then, the old one back."""
     if not target.exists():
         staging.rename(target)
-    elif not _exchange(staging, target):
+        if _files_in(target) != files:
+            target.rename(staging)
+            raise _vanished(target)
+    elif _exchange(staging, target):
+        if _files_in(target) != files:
+            _exchange(staging, target)
+            raise _vanished(target)
+    else:
         aside = staging.with_suffix(".old")
         target.rename(aside)
         try:
             staging.rename(target)
+            if _files_in(target) != files:
+                target.rename(staging)
+                raise _vanished(target)
         except OSError:
             aside.rename(target)
             raise
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _vanished(target: Path) -> FileNotFoundError:
+    what = "files vanished while they were written"
+    return FileNotFoundError(errno.ENOENT, what, str(target))
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -71,6 +71,31 @@ def test_creates_and_replaces(
         assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("there", ["nothing", "exchanged", "moved aside"])
+def test_a_folder_whose_files_vanish_is_not_put_in_place(
+    tmp_path: Path, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody cleans up temporary files, at the worst moment."""
+    target, sync_tree = tmp_path / "model", atomic.sync_tree
+    if there != "nothing":
+        make(target, b"1")
+    if there == "moved aside":
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+
+    def synced_and_cleaned(folder: Path) -> None:
+        sync_tree(folder)
+        (folder / "sub/b.bin").unlink()
+
+    monkeypatch.setattr(atomic, "sync_tree", synced_and_cleaned)
+    with pytest.raises(FileNotFoundError, match="vanished"):
+        make(target, b"2")
+    if there == "nothing":
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert list(tmp_path.iterdir()) == [target]
+        assert set(content(target).values()) == {b"1" * size for size in FILES.values()}
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_exception_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "target"
