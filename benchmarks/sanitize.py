@@ -102,13 +102,6 @@ def damaged_weight(
     )
 
 
-def on_gpu(weight: CodedWeight) -> CodedWeight:
-    """Return the weight on the GPU."""
-    names = ("codes", "pool", "first", "size", "table", "scale")
-    values = {name: getattr(weight, name) for name in names}
-    return replace(weight, **{n: None if v is None else v.cuda() for n, v in values.items()})
-
-
 def cases(*, races: bool = False) -> Iterator[Case]:
     """Yield everything to run, or what to look for races in; weights are alike in every call."""
     torch.manual_seed(0)
@@ -163,7 +156,7 @@ def _decode(weight: CodedWeight, backend: str) -> None:
 
     module: Any = cuda_decode if backend == "cuda" else triton_decode
     expected = reference.decode(weight, torch.bfloat16)
-    there = on_gpu(weight)
+    there = weight.to("cuda")
     _equal(module.decode(there, torch.bfloat16), expected)
     outs = [torch.full_like(expected, torch.nan, device="cuda") for _ in range(2)]
     module.decode_many(module.group_decodes([there, there], outs))
@@ -174,7 +167,7 @@ def _decode(weight: CodedWeight, backend: str) -> None:
 def _decode_short(weight: CodedWeight) -> None:
     from dpqlab.kernels import cuda_decode
 
-    cuda_decode.decode(on_gpu(weight), torch.bfloat16)
+    cuda_decode.decode(weight.to("cuda"), torch.bfloat16)
 
 
 def _table(weight: CodedWeight, without_bulk_copies: bool) -> None:
@@ -182,7 +175,7 @@ def _table(weight: CodedWeight, without_bulk_copies: bool) -> None:
     from dpqlab.kernels.table_layout import prepare
 
     bias = torch.randn(weight.shape[0]).bfloat16() if weight.scale is None else None
-    prepared = prepare([on_gpu(weight)], [None if bias is None else bias.cuda()])
+    prepared = prepare([weight.to("cuda")], [None if bias is None else bias.cuda()])
     machine = cuda_table.machine_of(prepared.words.device)
     if without_bulk_copies:
         machine = replace(machine, bulk=False)
@@ -201,7 +194,7 @@ def _fused(weight: CodedWeight) -> None:
     config = choose_linear_config(len(x), weight.shape, weight.d)
     for splits in {config.splits, 1}:  # more than one: a second kernel adds the parts
         tiles = replace(config, splits=splits)
-        _same(fused_linear(x.cuda(), on_gpu(weight), bias.cuda(), tiles), expected)
+        _same(fused_linear(x.cuda(), weight.to("cuda"), bias.cuda(), tiles), expected)
 
 
 def _search() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,6 +58,18 @@ class CodedWeight:
     def positions(self) -> int:
         """``m``, the sub-vectors of a row."""
         return len(self.first)
+
+    def to(self, device: torch.device | str) -> CodedWeight:
+        """Return the same weight on a device."""
+        return replace(
+            self,
+            codes=self.codes.to(device),
+            pool=self.pool.to(device),
+            first=self.first.to(device),
+            size=self.size.to(device),
+            table=None if self.table is None else self.table.to(device),
+            scale=None if self.scale is None else self.scale.to(device),
+        )
 
 
 def runs_of_positions(base: Tensor, scope_of: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,8 +23,7 @@ def resident_bytes() -> int:
         pages = int(Path("/proc/self/statm").read_bytes().split()[1])
         return pages * resource.getpagesize()
     except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return _most_by_getrusage()
 
 
 def most_resident_bytes() -> int:
@@ -35,15 +34,19 @@ def most_resident_bytes() -> int:
     count as large.
     """
     try:
-        import resource
-    except ImportError:
-        return 0
-    try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line[:6] == "VmHWM:")
     except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return _most_by_getrusage()
+
+
+def _most_by_getrusage() -> int:
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class PeakMemory:

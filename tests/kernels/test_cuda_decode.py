@@ -41,12 +41,6 @@ def weight_of(d: int, k: int, scopes: str, *, scaled: bool, columns: int = 144) 
     return random_weight((40, columns), d, k, scopes=scopes, extras=extras)
 
 
-def on_gpu(weight: CodedWeight) -> CodedWeight:
-    tensors = ("codes", "pool", "first", "size", "table", "scale")
-    moved = {name: getattr(weight, name) for name in tensors}
-    return replace(weight, **{n: None if t is None else t.cuda() for n, t in moved.items()})
-
-
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -128,7 +122,7 @@ def test_shipped_codecs_on_a_gpu(
     extras = ("scale",) if scaled else ()
     weight = random_weight((1152, 1152), d, k, scopes=scopes, extras=extras)
     there = torch.full((1152, 1152), torch.nan, dtype=dtype, device="cuda")
-    assert decode(on_gpu(weight), dtype, there) is there
+    assert decode(weight.to("cuda"), dtype, there) is there
     assert torch.equal(there.cpu(), reference.decode(weight, dtype))
 
 
@@ -142,7 +136,7 @@ def test_ragged_weights_with_any_codes_on_a_gpu(
     for d in (4, 8):
         for scopes in ("position", "layer"):
             weight = random_weight(shape, d, k, scopes=scopes, extras=extras)
-            found = decode(on_gpu(weight), torch.bfloat16)
+            found = decode(weight.to("cuda"), torch.bfloat16)
             assert torch.equal(found.cpu(), reference.decode(weight, torch.bfloat16))
 
 
@@ -154,7 +148,7 @@ def test_layers_of_one_launch_on_a_gpu() -> None:
     ]
     buffer = torch.full((5860, 1152), torch.nan, dtype=torch.bfloat16, device="cuda")
     parts = buffer.split([1152, 100, 4608])
-    groups = group_decodes([on_gpu(weight) for weight in weights], parts)
+    groups = group_decodes([weight.to("cuda") for weight in weights], parts)
     assert len(groups) == 1
     decode_many(groups)
     for weight, part in zip(weights, parts, strict=True):

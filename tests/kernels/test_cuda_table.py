@@ -190,12 +190,6 @@ def test_other_architectures_compile(bulk: bool) -> None:
         nvrtc.compile_source(source, architecture)
 
 
-def on_gpu(weight: CodedWeight) -> CodedWeight:
-    names = ("codes", "pool", "first", "size", "table", "scale")
-    values = {name: getattr(weight, name) for name in names}
-    return replace(weight, **{n: v if v is None else v.cuda() for n, v in values.items()})
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
@@ -238,7 +232,7 @@ def test_layers_follow_the_definition_on_a_gpu(
     biases = [torch.randn(6912).bfloat16(), None, torch.randn(31).bfloat16()]
     x = torch.randn(rows, columns).to(dtype)
     prepared = prepare(
-        [on_gpu(w) for w in weights], [None if b is None else b.cuda() for b in biases]
+        [w.to("cuda") for w in weights], [None if b is None else b.cuda() for b in biases]
     )
     found = cuda_table.run(prepared, x.cuda(), overlap=overlap)
     again = cuda_table.run(prepared, x.cuda(), overlap=overlap)
@@ -252,7 +246,7 @@ def test_layers_follow_the_definition_on_a_gpu(
 def test_float16_entries_neither_overflow_nor_vanish(magnitude: float) -> None:
     weight = random_weight((64, 1152), 4, 256)
     x = magnitude * torch.randn(2, 1152)
-    found = cuda_table.run(prepare([on_gpu(weight)], [None]), x.cuda())
+    found = cuda_table.run(prepare([weight.to("cuda")], [None]), x.cuda())
     assert (
         relative_error(found.cpu() / magnitude, by_definition([weight], [None], x / magnitude))
         < 1e-3
@@ -262,7 +256,7 @@ def test_float16_entries_neither_overflow_nor_vanish(magnitude: float) -> None:
 @pytest.mark.gpu
 def test_a_graph_replays_with_new_input() -> None:
     weight = random_weight((6912, 1152), 4, 256)
-    prepared, x = prepare([on_gpu(weight)], [None]), torch.randn(2, 1152, device="cuda")
+    prepared, x = prepare([weight.to("cuda")], [None]), torch.randn(2, 1152, device="cuda")
     cuda_table.run(prepared, x)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

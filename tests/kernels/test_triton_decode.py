@@ -14,7 +14,6 @@ from tests.kernels.triton_cases import (
     by_definition,
     compiled,
     run_interpreted,
-    to_gpu,
     weight_of,
 )
 
@@ -154,7 +153,7 @@ def test_every_layout(case: int, dtype: torch.dtype) -> None:
 
     for pool in (torch.float16, torch.bfloat16, torch.float32):
         weight = weight_of(case, pool)
-        assert torch.equal(decode(to_gpu(weight), dtype).cpu(), by_definition(weight).to(dtype))
+        assert torch.equal(decode(weight.to("cuda"), dtype).cpu(), by_definition(weight).to(dtype))
 
 
 @pytest.mark.gpu
@@ -168,7 +167,7 @@ def test_layers_of_dit_xl(shape: tuple[int, int], d: int, k: int, scopes: str) -
     for extras in ((), ("scale",), ("scale", "table")):
         weight = random_weight(shape, d, k, scopes=scopes, extras=extras)
         expected = by_definition(weight).bfloat16()
-        assert torch.equal(decode(to_gpu(weight), torch.bfloat16).cpu(), expected)
+        assert torch.equal(decode(weight.to("cuda"), torch.bfloat16).cpu(), expected)
 
 
 @pytest.mark.gpu
@@ -180,7 +179,7 @@ def test_a_block_in_one_captured_launch() -> None:
     stacked = torch.empty(3 * 1152, 1152, dtype=torch.bfloat16, device="cuda")
     outs = list(stacked.split(1152))
     outs += [torch.empty(s, dtype=torch.bfloat16, device="cuda") for s in shapes[3:]]
-    groups = group_decodes([to_gpu(weight) for weight in weights], outs)
+    groups = group_decodes([weight.to("cuda") for weight in weights], outs)
     assert len(groups) == 1
     decode_many(groups)  # compiles
     graph = torch.cuda.CUDAGraph()
@@ -198,7 +197,7 @@ def test_indices_beyond_31_bits() -> None:
     from dpqlab.kernels.triton_decode import decode
 
     weight = replace(random_weight((70_000, 16_384), 8, 7, scopes="layer"), scale=None)
-    decoded = decode(to_gpu(weight), torch.float16)
+    decoded = decode(weight.to("cuda"), torch.float16)
     last = 70_000 - 40
     tail = replace(weight, codes=weight.codes[last * 2048 * 3 // 8 :], shape=(40, 16_384))
     assert torch.equal(decoded[last:].cpu(), by_definition(tail).half())

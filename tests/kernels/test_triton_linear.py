@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.kernels.random_weights import random_weight
-from tests.kernels.triton_cases import RAGGED, Machine, compiled, run_interpreted, to_gpu, weight_of
+from tests.kernels.triton_cases import RAGGED, Machine, compiled, run_interpreted, weight_of
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
 
@@ -126,7 +126,7 @@ def test_other_codecs_do_not_spill(d: int, dtypes: dict[str, str]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_every_layout(case: int, dtype: torch.dtype) -> None:
     for pool in (torch.float16, dtype):
-        weight = to_gpu(weight_of(case, pool))
+        weight = weight_of(case, pool).to("cuda")
         out, columns = weight.shape
         for rows in (9, 70):
             x = torch.randn(rows, columns, device="cuda").to(dtype)
@@ -138,7 +138,7 @@ def test_every_layout(case: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rows", [9, 49, 256, 300, 512])
 @pytest.mark.parametrize(("d", "k", "scopes"), [(4, 256, "position"), (8, 1000, "layer")])
 def test_layers_of_dit_xl(shape: tuple[int, int], rows: int, d: int, k: int, scopes: str) -> None:
-    weight = to_gpu(random_weight(shape, d, k, scopes=scopes, extras=("scale",)))
+    weight = random_weight(shape, d, k, scopes=scopes, extras=("scale",)).to("cuda")
     x = torch.randn(rows, shape[1], device="cuda").bfloat16()
     check(x, weight, torch.randn(shape[0], device="cuda").bfloat16())
 
@@ -147,7 +147,7 @@ def test_layers_of_dit_xl(shape: tuple[int, int], rows: int, d: int, k: int, sco
 def test_tuning_times_what_fits() -> None:
     from dpqlab.kernels.triton_linear import LinearConfig, tune
 
-    weight = to_gpu(random_weight((1152, 1152), 4, 512, scopes="layer"))
+    weight = random_weight((1152, 1152), 4, 512, scopes="layer").to("cuda")
     x = torch.randn(256, 1152, device="cuda").bfloat16()
     fits, too_large = LinearConfig(rows=128), LinearConfig(rows=512, inner=256, stages=5)
     timed = tune(x, weight, None, [too_large, fits])

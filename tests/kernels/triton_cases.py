@@ -52,13 +52,6 @@ def by_definition(weight: CodedWeight) -> Tensor:
     return rows if weight.scale is None else rows * weight.scale.cpu().float()[:, None]
 
 
-def to_gpu(weight: CodedWeight) -> CodedWeight:
-    """The same weight on the first GPU."""
-    names = ("codes", "pool", "first", "size", "table", "scale")
-    there = {name: getattr(weight, name) for name in names}
-    return replace(weight, **{n: None if t is None else t.cuda() for n, t in there.items()})
-
-
 def run_interpreted(code: str) -> None:
     """Run code in a process where Triton interprets: that is chosen when it is imported."""
     call_in("interpreter", exec, code, {}, TRITON_INTERPRET="1").result()
