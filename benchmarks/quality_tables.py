@@ -253,6 +253,32 @@ def _ablation_row(name: str, details: Record, value: float) -> tuple[str, ...]:
     )
 
 
+def calibrated_pairs_table(folder: Path = record.RESULTS) -> str:
+    """VQ and PQ of equal true bits after calibration, with codes that stay and codes that move."""
+    found = measured_rows("vq_vs_pq", folder)
+    codecs: dict[tuple[str, str], dict[str, Record]] = {}
+    for measured in found.values():
+        details = measured["details"]
+        key = (details["vq"], details["plan"])
+        codecs.setdefault(key, {})[details["change"]] = measured
+    header = (
+        "codec", "beside", "true bits", "FCD-10k, codes fixed", "excess FCD",
+        "FCD-10k, codes move", "excess FCD",
+    )  # fmt: skip
+    order = sorted(codecs, key=lambda key: (key[0], key[0] != key[1], key[1]))  # VQ, then its PQ
+    rows = [_pair_row(*key, codecs[key]) for key in order]
+    return table(header, rows, list(found.values()), words=2)
+
+
+def _pair_row(vq: str, codec: str, ways: dict[str, Record]) -> tuple[str, ...]:
+    cells = []
+    for way in ("codes fixed", "latents"):
+        details = ways[way]["details"] if way in ways else {}
+        cells += [interval(details.get(name), 3) for name in ("fcd", "excess_fcd")]
+    bits = next(iter(ways.values()))["details"].get("true_bits")
+    return (codec, MISSING if codec == vq else vq, fixed(bits, 3), *cells)
+
+
 def _count(value: int | None) -> str:
     return MISSING if value is None else f"{value:,}"
 

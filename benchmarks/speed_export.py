@@ -21,7 +21,7 @@ from dpqlab.studies.recorded_speed import LayerSpeed, RecordedSpeed, StepSpeed
 
 LAYERS = re.compile(r"(28 modulation layers|token layers), M=(\d+): (.+)")
 STEPS = re.compile(r"guided step, (\d+) images?, against diffusers: (.+)")
-LEFT_OUT = ("decoding alone", "torchao")
+LEFT_OUT = ("decoding alone", "torchao int8")
 """Computes no product; fell back to a slow path in our set-up (``LOG.md``), which shows nothing."""
 PLACES = 5  # significant ones: more is noise
 

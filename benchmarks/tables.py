@@ -71,6 +71,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "avatars-calibration": quality.avatars_calibration_table,
     "best": quality.best_table,
     "ablation": quality.ablation_table,
+    "calibrated-pairs": quality.calibrated_pairs_table,
     "judges": quality.judges_table,
     "rivals": quality.rivals_table,
     "kmeans": kmeans_table,

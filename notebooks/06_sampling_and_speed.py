@@ -192,8 +192,8 @@ for name in (names[0], names[2]):
 # ## On a large GPU
 #
 # Recorded on an H100 with DiT-XL/2 (random weights; speed does not look at values). $M$ is the
-# number of rows: 2 for the modulation of one image with guidance, 512 for its tokens. (torchao was
-# measured too; it fell back to a slow path in that set-up, which shows nothing, and is left out.)
+# number of rows: 2 for the modulation of one image with guidance, 512 for its tokens. (torchao's
+# int8 fell back to a slow path in that set-up, which shows nothing, and is left out.)
 
 # %%
 recorded = bundled_speed()

@@ -27,9 +27,9 @@ WHOLE_BYTES = 32 << 10
 """A pool (or table) up to this size is copied into shared memory in whole."""
 CODEBOOK_BYTES = 64 << 10
 """Most shared memory for the codebooks of a tile's positions."""
-WHOLE_TILE = (512, 6, 192)
+WHOLE_TILE = (512, 12, 384)
 """Threads, rows that each asks for at once, and rows, of a tile with all codewords."""
-TALL_TILE = (1024, 9, 1152)
+TALL_TILE = (1024, 5, 640)
 """The same of one that copies codebooks for each position: tall, to be worth it."""
 LAYERS = 4
 """Most layers of a launch: their addresses are passed by value."""

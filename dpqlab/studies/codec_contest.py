@@ -1,4 +1,4 @@
-"""VQ against PQ on record: errors and true bits of many codecs, and the pairs at equal bits.
+"""VQ against PQ on record: errors and true bits of many codecs, pairs at equal bits, students.
 
 ``python -m benchmarks.vq_vs_pq --export FILE`` writes the file from the benchmark's records.
 Nothing that it says is believed before it is checked.
@@ -25,7 +25,9 @@ KIND = FileKind(
 )
 BUNDLED = ASSETS / "fashion-dit-runs" / "vq-vs-pq.json"
 _COLUMNS = ("subject", "kind", "codec", "true_bits", "error", "rows")
-_KEYS = {"about": dict, "points": list, "pairs": list}
+_STUDENT = ("vq", "codec", "moving", "true_bits", "fcd", "low", "high")
+_KEYS = {"about": dict, "points": list, "pairs": list, "students": list}
+_MOVING = {"codes fixed": False, "latents": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +80,39 @@ class CodecPair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibratedCodec:
+    """A codec for all blocks of ``fashion-dit``, after calibration.
+
+    Attributes
+    ----------
+    vq
+        The VQ codec of equal true bits that it is compared with; itself where it is one.
+    codec
+        In words, such as ``"PQ d=8 k=20"``.
+    moving
+        Whether codes moved during calibration, or stayed where k-means had put them.
+    true_bits
+        A weight.
+    fcd, low, high
+        Distance of its images to the training set, and 95 % interval.
+    """
+
+    vq: str
+    codec: str
+    moving: bool
+    true_bits: float
+    fcd: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contest:
-    """All points and pairs, and where they come from."""
+    """All points, pairs and students, and where they come from."""
 
     points: tuple[CodecPoint, ...]
     pairs: tuple[CodecPair, ...]
+    students: tuple[CalibratedCodec, ...]
     about: dict[str, Any]
 
     def points_of(self, subject: str, kind: str) -> tuple[CodecPoint, ...]:
@@ -100,8 +130,22 @@ class Contest:
         won = Counter(pair.vq.kind for pair in mine if pair.ratio > 1)
         return {kind: (won[kind], every[kind]) for kind in sorted(every)}
 
+    def student(self, codec: str, *, moving: bool) -> CalibratedCodec:
+        """Return a calibrated codec.
+
+        Raises
+        ------
+        ConfigError
+            If it is not on record.
+        """
+        for one in self.students:
+            if (one.codec, one.moving) == (codec, moving):
+                return one
+        known = ", ".join(sorted({one.codec for one in self.students if one.moving == moving}))
+        raise ConfigError(f"no calibrated {codec!r} is on record: expected one of {known}")
+
     def save(self, path: Path) -> None:
-        """Write JSON: points as rows of a table, pairs as two numbers of rows."""
+        """Write JSON: points and students as rows of tables, pairs as two numbers of rows."""
         places = {(p.subject, p.kind, p.codec): i for i, p in enumerate(self.points)}
         text = {
             "about": self.about,
@@ -110,6 +154,7 @@ class Contest:
                 [places[p.subject, p.kind, p.codec] for p in (pair.vq, pair.pq)]
                 for pair in self.pairs
             ],
+            "students": [[getattr(one, name) for name in _STUDENT] for one in self.students],
         }
         replace_file(path, (json.dumps(text, separators=(",", ":")) + "\n").encode())
 
@@ -128,7 +173,8 @@ class Contest:
             if not points:
                 raise ValueError("it has no points")
             pairs = tuple(_pair(points, pair) for pair in found["pairs"])
-            return cls(points=points, pairs=pairs, about=found["about"])
+            students = tuple(_student(row) for row in found["students"])
+            return cls(points=points, pairs=pairs, students=students, about=found["about"])
 
 
 def bundled_contest() -> Contest:
@@ -137,7 +183,7 @@ def bundled_contest() -> Contest:
 
 
 def contest_of(records: Sequence[Mapping[str, Any]]) -> Contest:
-    """Make a contest of the records of the suite ``vq_vs_pq``, single layers only.
+    """Make a contest of the records of the suite ``vq_vs_pq``: single layers, and students.
 
     Raises
     ------
@@ -159,7 +205,13 @@ def contest_of(records: Sequence[Mapping[str, Any]]) -> Contest:
         raise ConfigError("no record pairs VQ with PQ: run python -m benchmarks.vq_vs_pq")
     newest = max(last.values(), key=lambda r: r["date"])
     about = {name: newest[name] for name in ("date", "commit", "device", "versions")}
-    return Contest(points=tuple(points.values()), pairs=tuple(pairs), about=about)
+    students = {r["row"]: r for r in records if r["metric"] == "fcd_10k"}
+    return Contest(
+        points=tuple(points.values()),
+        pairs=tuple(pairs),
+        students=tuple(_calibrated(r["details"]) for r in students.values()),
+        about=about,
+    )
 
 
 def _recorded(details: Mapping[str, Any]) -> CodecPoint:
@@ -170,6 +222,18 @@ def _recorded(details: Mapping[str, Any]) -> CodecPoint:
         true_bits=_short(details["true_bits"]),
         error=_short(details["relative_error"]),
         rows=_short(details["rows_per_codeword"]),
+    )
+
+
+def _calibrated(details: Mapping[str, Any]) -> CalibratedCodec:
+    return CalibratedCodec(
+        vq=details["vq"],
+        codec=details["plan"],
+        moving=_MOVING[details["change"]],
+        true_bits=_short(details["true_bits"]),
+        fcd=_short(details["fcd"]["value"]),
+        low=_short(details["fcd"]["low"]),
+        high=_short(details["fcd"]["high"]),
     )
 
 
@@ -188,6 +252,23 @@ def _point(row: Json) -> CodecPoint:
     true_bits, error, rows = (_positive(number) for number in numbers)
     return CodecPoint(
         subject=subject, kind=kind, codec=codec, true_bits=true_bits, error=error, rows=rows
+    )
+
+
+def _student(row: Json) -> CalibratedCodec:
+    if not isinstance(row, list) or len(row) != len(_STUDENT):
+        raise ValueError(f"a student is a row of {', '.join(_STUDENT)}: got {row!r}")
+    vq, codec, moving = row[:3]
+    if not (isinstance(vq, str) and isinstance(codec, str) and vq and codec):
+        raise ValueError(f"{[vq, codec]} are not two names")
+    if not isinstance(moving, bool):
+        raise ValueError(f"{moving!r} is not true or false")
+    true_bits, fcd, high = (_positive(row[place]) for place in (3, 4, 6))
+    low = number(row[5], signed=True)
+    if not low <= fcd <= high:
+        raise ValueError(f"{fcd} does not lie between {low} and {high}")
+    return CalibratedCodec(
+        vq=vq, codec=codec, moving=moving, true_bits=true_bits, fcd=fcd, low=low, high=high
     )
 
 

@@ -1,4 +1,4 @@
-"""VQ against PQ on record: error against true bits of every kind of layer, and who wins."""
+"""VQ against PQ on record: error against true bits, who wins, and what calibration makes of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from dpqlab.errors import ConfigError
 from dpqlab.studies.codec_contest import CodecPair, CodecPoint, Contest
-from dpqlab.viz.log_axis import log_axis, tick_labels
+from dpqlab.viz.log_axis import log_axis, log_ticks, tick_labels
 from dpqlab.viz.theme import FAMILY_COLOURS, FAMILY_SYMBOLS, GREY, ORANGE, RULE, themed
 
 LAYER_NAMES = {
@@ -169,6 +169,57 @@ def who_wins(contest: Contest, subject: str = "fashion-dit") -> go.Figure:
     ticks = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2)
     figure.update_xaxes(type="log", **tick_labels(ticks))
     figure.update_yaxes(gridcolor=RULE, categoryorder="array", categoryarray=list(names.values()))
+    return figure
+
+
+def after_calibration(contest: Contest) -> go.Figure:
+    """Draw the FCD of whole models after calibration: codes that stay hollow, that move full.
+
+    From top to bottom: each VQ codec above the PQ codecs of equal true bits, fewest bits first.
+
+    Raises
+    ------
+    ConfigError
+        If no student is on record.
+    """
+    if not contest.students:
+        raise ConfigError("no student is on record: run python -m benchmarks.vq_vs_pq --calibrate")
+    bits = {one.codec: one.true_bits for one in contest.students}
+    ordered = sorted(
+        contest.students, key=lambda one: (bits[one.vq], one.vq != one.codec, one.codec)
+    )
+    names = {one.codec: f"{one.codec}: {one.true_bits:.2f} bits" for one in ordered}
+    figure = go.Figure()
+    for family, moving in ((f, m) for m in (False, True) for f in ("VQ", "PQ")):
+        mine = [one for one in ordered if one.moving == moving and one.codec[:2] == family]
+        error = {
+            "array": [one.high - one.fcd for one in mine],
+            "arrayminus": [one.fcd - one.low for one in mine],
+        }
+        figure.add_scatter(
+            x=[one.fcd for one in mine],
+            y=[names[one.codec] for one in mine],
+            error_x=error | {"thickness": 1.5, "width": 4},
+            mode="markers",
+            name=f"{family}, codes {'move' if moving else 'stay'}",
+            marker={
+                "color": FAMILY_COLOURS[family],
+                "symbol": FAMILY_SYMBOLS[family] + ("" if moving else "-open"),
+                "size": 11,
+                "line": {"width": 0 if moving else 2},
+            },
+            hovertemplate="%{y}<br>FCD %{x:.3f}<extra>%{fullData.name}</extra>",
+        )
+    title = "After calibration: fashion-dit, groups of equal true bits"
+    themed(figure, title=title, x="FCD-10k ± 95 % (lower is better)", y="", height=400)
+    low, high = min(one.low for one in ordered), max(one.high for one in ordered)
+    figure.update_xaxes(type="log", **tick_labels(log_ticks(low, high)))
+    figure.update_yaxes(
+        gridcolor=RULE,
+        autorange="reversed",
+        categoryorder="array",
+        categoryarray=list(names.values()),
+    )
     return figure
 
 

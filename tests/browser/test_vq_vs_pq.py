@@ -70,7 +70,7 @@ def test_the_notebook_is_read_by_someone_who_predicts(notebook, tmp_path, record
     before = book.received
     book.run_all()
     page = book.page
-    page.wait_for_function("document.querySelectorAll('.dpqlab-plot[data-drawn]').length >= 5")
+    page.wait_for_function("document.querySelectorAll('.dpqlab-plot[data-drawn]').length >= 6")
     opened = book.received - before
     record_property("opened_bytes", opened)
     assert opened < 15_000_000
@@ -81,10 +81,10 @@ def test_the_notebook_is_read_by_someone_who_predicts(notebook, tmp_path, record
     drawn = page.evaluate(
         "[...document.querySelectorAll('.dpqlab-plot')].map(e => e.data?.length ?? 0)"
     )
-    assert len(drawn) == 5, drawn
+    assert len(drawn) == 6, drawn
     assert min(drawn) >= 2, drawn
     assert page.get_by_text("You said").count() == 0, "no answer before a guess"
-    for question in range(3):
+    for question in range(5):
         page.get_by_role("radio", name="PQ", exact=True).nth(question).check()
         page.get_by_role("button", name="Reveal").nth(question).click()
         page.wait_for_function(
@@ -95,6 +95,8 @@ def test_the_notebook_is_read_by_someone_who_predicts(notebook, tmp_path, record
     assert said[0].startswith("You said PQ: right")
     assert said[1].startswith("You said PQ. It is VQ. PQ has the lower error in 1 of 54 pairs")
     assert said[2].startswith("You said PQ: right. PQ, in 16 of 18")
+    assert said[3].startswith("You said PQ: right. FCD 0.55 with PQ")
+    assert said[4].startswith("You said PQ. It is VQ. FCD 0.26 with PQ")
     answer = page.get_by_placeholder("your answer")
     answer.fill("6")
     answer.press("Enter")

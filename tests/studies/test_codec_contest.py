@@ -38,6 +38,35 @@ RECORDS = [
 ]
 
 
+def student(codec, change, fcd):
+    details = {
+        "vq": "VQ d=8 k=256",
+        "plan": codec,
+        "change": change,
+        "true_bits": 1.12,
+        "fcd": {"value": fcd, "low": fcd - 0.1, "high": fcd + 0.1},
+    }
+    return {"row": f"{codec}, {change}", "metric": "fcd_10k", "details": details}
+
+
+RECORDS += [
+    student("PQ d=8 k=20", "codes fixed", 0.9),
+    student("PQ d=8 k=20", "codes fixed", 0.5),
+    student("PQ d=8 k=20", "latents", 0.3),
+]
+
+
+def test_students_with_codes_that_stay_and_that_move():
+    contest = contest_of(RECORDS)
+    assert [(one.codec, one.moving, one.fcd) for one in contest.students] == [
+        ("PQ d=8 k=20", False, 0.5),
+        ("PQ d=8 k=20", True, 0.3),
+    ]
+    assert contest.student("PQ d=8 k=20", moving=True).high == pytest.approx(0.4)
+    with pytest.raises(ConfigError, match=r"no calibrated 'PQ' is on record: expected .*k=20"):
+        contest.student("PQ", moving=True)
+
+
 def test_the_last_record_of_a_row_counts_and_blocks_do_not():
     contest = contest_of(RECORDS)
     assert [(p.codec, p.error) for p in contest.points] == [
@@ -74,6 +103,11 @@ def test_what_is_saved_is_read_back(tmp_path):
         (("points", 0, 1), 7, "three names"),
         (("points", 0), [1, 2], "a row of"),
         (("points",), [], "no points"),
+        (("students", 0), [1, 2], "a row of"),
+        (("students", 0, 1), 7, "two names"),
+        (("students", 0, 2), 1, "not true or false"),
+        (("students", 0, 4), 0, "not a positive number"),
+        (("students", 0, 5), 0.8, "does not lie between"),
         (("other",), 1, "unknown key 'other'"),
     ],
 )
@@ -107,6 +141,7 @@ def test_the_one_that_ships_is_that_of_the_records():
 def test_the_one_that_ships_says_what_was_measured():
     contest = bundled_contest()
     assert BUNDLED.stat().st_size < 150_000
+    assert {one.vq for one in contest.students} <= {one.codec for one in contest.students}
     assert contest.wins("fashion-dit") == {
         "attn1.to_q": (1, 18),
         "ff.net.0.proj": (0, 18),
